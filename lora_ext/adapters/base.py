@@ -1,0 +1,70 @@
+"""The contract of an adapter: a trainable module that knows its own change of the weight, ΔW."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lora_ext.layers import ConvGeometry
+
+
+class Factors(NamedTuple):
+    """ΔW as one matrix product, flattened: `up` [out, r] @ `down` [r, in·k·k], float32, scale already inside `up`."""
+
+    up: Tensor
+    down: Tensor
+
+
+class Adapter(nn.Module, abc.ABC):
+    """Change of one layer's weight.
+
+    `delta` is the single truth for applying, merging and testing; `forward_delta` and `factors` are fast paths that
+    must agree with it.
+    """
+
+    tensor_names: ClassVar[frozenset[str]]
+    """File names of the tensors this class reads, without the layer prefix (`lora_up.weight`, `alpha`)."""
+
+    linear_in_strength: ClassVar[bool] = True
+    """False when W(s) != W0 + s·delta's own formula; callers always use W0 + s·(W(1) − W0)."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Adapter:
+        """Build from one layer's tensors of a file for a layer of `shape`.
+
+        Raises `BadInput` when they do not fit (missing, transposed, ranks that disagree, not finite).
+        """
+
+    @abc.abstractmethod
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The tensors to save, by file name without the layer prefix."""
+
+    @abc.abstractmethod
+    def delta(self, base: Tensor) -> Tensor:
+        """ΔW, float32, in the shape of `base`, on the adapter's device. Only DoRA-like kinds look at `base`'s values."""
+
+    def factors(self) -> Factors | None:
+        """ΔW as a low-rank product for the one-addmm fast path of the patcher, or None."""
+        return None
+
+    def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
+        """ΔW applied to the layer's input: `x` [..., in] for linear (geometry None), [B, in, H, W] for conv.
+
+        The default is the slow truth; kinds override it with something cheaper.
+        """
+        delta = self.delta(base).to(x.dtype)
+        if geometry is None:
+            return nn.functional.linear(x, delta)
+        return nn.functional.conv2d(
+            x, delta, stride=geometry.stride, padding=geometry.padding, dilation=geometry.dilation
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter's tensors are."""
+        return next(self.parameters()).device

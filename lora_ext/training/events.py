@@ -1,0 +1,68 @@
+"""What a training run tells whoever drains it. Plain data: the UI, the API and the command line render it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A phase with its own progress: "Reading pictures", "Caching latents", "Caching captions", "Training"."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know though nothing failed (caption missing, caption cut, head count assumed)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. `loss` is the mean over its micro-batches; None on steps where it was not read back."""
+
+    step: int
+    total: int
+    epoch: int
+    epochs: int
+    loss: float | None
+    learning_rate: float
+    seconds: float
+    """Seconds of training so far, without stages before it and without previews."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture rendered with the adapter as trained so far."""
+
+    step: int
+    prompt: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file written. `final` for the last one of the run."""
+
+    step: int
+    path: Path
+    final: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end. `reason` is "done" or "stopped"; failures are raised, not yielded."""
+
+    step: int
+    reason: str
+
+
+Event = Union[Stage, Notice, Step, Preview, Saved, Finished]
