@@ -1,0 +1,1 @@
+"""Checkpoint tensors -> architecture, layer table, diffusers / transformers modules over the same storage."""
