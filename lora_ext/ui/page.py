@@ -1,0 +1,79 @@
+"""The tab alone in a page of its own, for use without a WebUI."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lora_ext.errors import BadInput, Problem
+from lora_ext.ui.service import Service
+from lora_ext.ui.tab import build
+
+ROOT = Path(__file__).parents[2]
+ASSETS = {"page.js": ROOT / "javascript" / "lora_ext.js", "style.css": ROOT / "style.css"}
+"""What a WebUI loads by itself from the extension's folder."""
+
+LOCAL = "127.0.0.1"
+
+
+def serve(service: Service, mount: Callable[[FastAPI], None], port: int) -> None:
+    """Show the tab at http://127.0.0.1:`port` until interrupted. `mount` adds the job's routes to the app."""
+    uvicorn.run(application(service, mount), host=LOCAL, port=port, log_level="warning")
+
+
+def application(service: Service, mount: Callable[[FastAPI], None]) -> FastAPI:
+    """The app behind `serve`: our routes first, then gradio, which takes every other path."""
+    for path in ASSETS.values():
+        if not path.is_file():
+            raise BadInput(Problem(str(path), "the page needs this file", fix="Run from a full copy of the project."))
+    app = FastAPI()
+    # A page of another site that had its name point here must not reach the job.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOCAL, "localhost"])
+    for name, path in ASSETS.items():
+        app.add_api_route(f"/lora-ext/v1/assets/{name}", _sender(path), methods=["GET"], include_in_schema=False)
+    mount(app)
+    return gr.mount_gradio_app(app, _page(service), path="/")
+
+
+def _sender(path: Path) -> Callable[[], FileResponse]:
+    def send() -> FileResponse:
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return send
+
+
+def _page(service: Service) -> gr.Blocks:
+    tab = build(service)
+    with gr.Blocks(title="LoRA training", analytics_enabled=False) as page:
+        gr.HTML('<h1 class="lora-ext-title">Train a LoRA</h1>')
+        tab.render()
+        page.load(None, None, None, **{_script_argument(page): _loader()})
+    page.queue()
+    return page
+
+
+def _script_argument(page: gr.Blocks) -> str:
+    """gradio 3 calls an event's script `_js`, later versions `js`."""
+    return "js" if "js" in inspect.signature(page.load).parameters else "_js"
+
+
+def _loader() -> str:
+    script, style = (json.dumps(f"lora-ext/v1/assets/{name}") for name in ASSETS)
+    return f"""() => {{
+        if (document.getElementById("lora_ext_script")) return;
+        const style = document.createElement("link");
+        style.rel = "stylesheet";
+        style.href = {style};
+        const script = document.createElement("script");
+        script.id = "lora_ext_script";
+        script.src = {script};
+        document.head.append(style, script);
+    }}"""

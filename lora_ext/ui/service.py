@@ -1,0 +1,105 @@
+"""What the tab needs from whoever runs the training: plain data over a narrow door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypedDict
+
+from lora_ext.config import Value
+from lora_ext.errors import Problem
+
+State = Literal["idle", "running", "stopping", "done", "stopped", "failed"]
+
+
+class StageView(TypedDict):
+    """A phase and how far it is; `total` 0 when nobody knows."""
+
+    name: str
+    done: int
+    total: int
+
+
+class PreviewView(TypedDict):
+    """The newest preview; the picture itself is asked for by `id`."""
+
+    id: int
+    step: int
+    prompt: str
+
+
+class SavedView(TypedDict):
+    """A file that was written; `name` is what goes into `<lora:name:0.7>`."""
+
+    step: int
+    name: str
+    path: str
+    final: bool
+
+
+class ProblemView(TypedDict):
+    """A `Problem` for the page: `field` names the setting whose message slot shows `text`; empty for a general one."""
+
+    field: str
+    text: str
+
+
+class Snapshot(TypedDict):
+    """Everything the page shows, JSON-able. `losses` are the points [step, loss] after the asked-for cursor."""
+
+    run: str
+    state: State
+    name: str
+    stage: StageView
+    step: int
+    total: int
+    epoch: int
+    epochs: int
+    learning_rate: float | None
+    seconds: float
+    eta: float | None
+    losses: list[tuple[int, float]]
+    cursor: int
+    notices: list[str]
+    preview: PreviewView | None
+    saved: list[SavedView]
+    problems: list[ProblemView]
+
+
+class Service(Protocol):
+    """The running job as the tab and the HTTP routes see it. Every call returns quickly; safe from any thread."""
+
+    @property
+    def page_key(self) -> str:
+        """Secret of this process, put into the tab's HTML, so that the tab's own script can show it is the tab."""
+
+    def start(self, values: Mapping[str, object]) -> None:
+        """Start training with flat settings. Raises `BadInput`: wrong settings, or a run is going on already."""
+
+    def stop(self) -> None:
+        """Ask the run to stop and keep what it has learnt; nothing happens when none runs."""
+
+    def snapshot(self, after: int = 0) -> Snapshot:
+        """The job now, or the last one; an idle snapshot before the first."""
+
+    def preview(self, number: int) -> bytes | None:
+        """PNG of a preview by its id, None when it is not kept any more."""
+
+    def values(self) -> Mapping[str, Value] | None:
+        """Settings of the current or last run, so that a reloaded page can show them; None before the first."""
+
+
+def view(problem: Problem) -> ProblemView:
+    """A problem as the page shows it: a sentence beside the field, so without the field's own name."""
+    return {"field": problem.field, "text": _sentence(problem)}
+
+
+def _sentence(problem: Problem) -> str:
+    what = problem.what[:1].upper() + problem.what[1:]
+    parts = [what]
+    if problem.expected:
+        parts.append(f"expected {problem.expected}")
+    if problem.got:
+        parts.append(f"got {problem.got}")
+    line = ", ".join(parts)
+    line += "" if line.endswith((".", "!", "?")) else "."
+    return f"{line} {problem.fix}".strip()

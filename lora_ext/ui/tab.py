@@ -1,0 +1,126 @@
+"""The tab: a short form, the rest folded away, and the panel of the running job."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+
+import gradio as gr
+from gradio.components import Component
+
+from lora_ext.config import Setting, TrainConfig, settings
+from lora_ext.errors import BadInput
+from lora_ext.ui.panel import panel
+from lora_ext.ui.service import ProblemView, Service, view
+from lora_ext.ui.widgets import raw, rows, widget
+
+SECTION_TITLES: Mapping[str, str] = {
+    "data": "Pictures",
+    "network": "LoRA",
+    "text": "Captions",
+    "optim": "Learning",
+    "save": "Saving",
+    "preview": "Previews",
+}
+
+Fields = dict[str, Component]
+
+
+def build(service: Service) -> gr.Blocks:
+    """The training tab. Its state lives in `service`, so any number of pages can show and steer the same run."""
+    known = settings(TrainConfig).values()
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        with gr.Row(elem_id="lora_ext"):
+            with gr.Column(scale=3, min_width=320, elem_id="lora_ext_form"):
+                fields = _form(known)
+            with gr.Column(scale=2, min_width=320, elem_id="lora_ext_side"):
+                with gr.Row(elem_id="lora_ext_buttons"):
+                    start = gr.Button("Start training", variant="primary", elem_id="lora_ext_start")
+                    stop = gr.Button("Stop training", elem_id="lora_ext_stop")
+                restore = gr.Button("Show settings of the run", elem_id="lora_ext_restore")
+                reply = _silent(gr.HTML(answer(), elem_id="lora_ext_reply"))
+                _silent(gr.HTML(panel(service.page_key), elem_id="lora_ext_panel"))
+        start.click(_starter(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
+        stop.click(_stopper(service), inputs=[], outputs=[reply], **QUIET)
+        restore.click(_restorer(service, fields), inputs=[], outputs=list(fields.values()), **QUIET)
+    return blocks
+
+
+QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Button().click)) else {}
+"""No spinner over the panel while a click is answered."""
+
+
+def answer(problems: Iterable[ProblemView] = (), error: str = "") -> str:
+    """What a click says: the general line, and every problem for the page's script to put beside its field."""
+    listed = list(problems)
+    if not listed and not error:
+        return '<div class="lora-ext-reply" data-problems="[]"></div>'
+    line = error or ("One setting needs a look." if len(listed) == 1 else f"{len(listed)} settings need a look.")
+    items = "".join(f"<li>{escape(_labelled(p))}</li>" for p in listed)
+    data = escape(json.dumps(listed), quote=True)
+    return (
+        f'<div class="lora-ext-reply lora-ext-bad" role="alert" data-problems="{data}">'
+        f"<p>{escape(line)}</p><ul>{items}</ul></div>"
+    )
+
+
+def _labelled(problem: ProblemView) -> str:
+    known = settings(TrainConfig)
+    label = known[problem["field"]].label if problem["field"] in known else problem["field"]
+    return f"{label}: {problem['text']}" if label else problem["text"]
+
+
+def _form(known: Iterable[Setting]) -> Fields:
+    fields: Fields = {}
+    _lay([s for s in known if s.basic], fields)
+    with gr.Accordion("More settings", open=False, elem_id="lora_ext_more"):
+        for section, title in SECTION_TITLES.items():
+            rest = [s for s in known if s.section == section and not s.basic]
+            if rest:
+                gr.HTML(f'<h3 class="lora-ext-section">{escape(title)}</h3>')
+                _lay(rest, fields)
+    return fields
+
+
+def _lay(some: Iterable[Setting], fields: Fields) -> None:
+    for row in rows(some):
+        with gr.Row():
+            for s in row:
+                fields[s.name] = widget(s)
+
+
+def _starter(service: Service, fields: Fields) -> Callable[[dict[Component, object]], str]:
+    def start(data: dict[Component, object]) -> str:
+        try:
+            service.start({name: raw(data[field]) for name, field in fields.items()})
+        except BadInput as e:
+            return answer(view(p) for p in e.problems)
+        except Exception as e:  # the edge: the user must see it, whatever it is
+            return answer(error=f"{type(e).__name__}: {e}")
+        return answer()
+
+    return start
+
+
+def _stopper(service: Service) -> Callable[[], str]:
+    def stop() -> str:
+        service.stop()
+        return answer()
+
+    return stop
+
+
+def _restorer(service: Service, fields: Fields) -> Callable[[], list[object]]:
+    def restore() -> list[object]:
+        values = service.values() or {}
+        return [gr.update(value=values[name]) if name in values else gr.update() for name in fields]
+
+    return restore
+
+
+def _silent(component: Component) -> Component:
+    """Keep a status box out of the WebUI's saved defaults (it reads this attribute of the component)."""
+    component.do_not_save_to_config = True
+    return component
