@@ -105,10 +105,17 @@ class DataConfig:
         1, "Repeats", "How often each picture is seen per epoch; a folder named `N_name` overrides it.", minimum=1
     )
     flip: bool = setting(
-        False, "Mirror", "Also train on mirrored pictures. Leave off for faces, text and anything with a left and right."
+        False,
+        "Mirror",
+        "Also train on mirrored pictures. Leave off for faces, text and anything with a left and right.",
     )
     batch_size: int = setting(
-        1, "Batch size", "Pictures per step. More is steadier and needs more memory.", minimum=1, maximum=1024, basic=True
+        1,
+        "Batch size",
+        "Pictures per step. More is steadier and needs more memory.",
+        minimum=1,
+        maximum=1024,
+        basic=True,
     )
 
 
@@ -125,14 +132,16 @@ class NetworkConfig:
         basic=True,
     )
     alpha: float = setting(
-        16.0, "Alpha", "The update is scaled by alpha / rank. Half the rank is a good start.", minimum=1e-6, maximum=4096
+        16.0,
+        "Alpha",
+        "The update is scaled by alpha / rank. Half the rank is a good start.",
+        minimum=1e-6,
+        maximum=4096,
     )
     conv_rank: int = setting(
         0, "Convolution rank", "Rank of the 3x3 convolutions (LoCon); 0 leaves them alone.", minimum=0, maximum=1024
     )
-    conv_alpha: float = setting(
-        1.0, "Convolution alpha", "Alpha of the 3x3 convolutions.", minimum=1e-6, maximum=4096
-    )
+    conv_alpha: float = setting(1.0, "Convolution alpha", "Alpha of the 3x3 convolutions.", minimum=1e-6, maximum=4096)
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,11 @@ class OptimConfig:
         10, "Epochs", "How many times every picture is seen (times its repeats).", minimum=1, maximum=100000, basic=True
     )
     max_steps: int = setting(
-        0, "Steps", "Stop after this many steps; 0 means: as many as the epochs take.", minimum=0, maximum=10_000_000,
+        0,
+        "Steps",
+        "Stop after this many steps; 0 means: as many as the epochs take.",
+        minimum=0,
+        maximum=10_000_000,
         basic=True,
     )
     learning_rate: float = setting(
@@ -171,11 +184,17 @@ class OptimConfig:
         maximum=10.0,
     )
     schedule: str = setting(
-        "constant", "Learning rate schedule", "How the learning rate goes on over the run.", choices=("constant", "cosine")
+        "constant",
+        "Learning rate schedule",
+        "How the learning rate goes on over the run.",
+        choices=("constant", "cosine"),
     )
     warmup: int = setting(0, "Warm-up", "Steps over which the learning rate rises from 0.", unit="steps", minimum=0)
     accumulate: int = setting(
-        1, "Gradient accumulation", "Batches added up before each step: a larger batch without more memory.", minimum=1,
+        1,
+        "Gradient accumulation",
+        "Batches added up before each step: a larger batch without more memory.",
+        minimum=1,
         maximum=4096,
     )
     weight_decay: float = setting(0.01, "Weight decay", "Pull of AdamW towards zero.", minimum=0.0, maximum=10.0)
@@ -199,8 +218,11 @@ class SaveConfig:
     """What is written, and when."""
 
     output: str = setting(
-        "", "Name", "Name of the LoRA as you will type it in <lora:name:0.7>, or a .safetensors path.",
-        basic=True, needed=True,
+        "",
+        "Name",
+        "Name of the LoRA as you will type it in <lora:name:0.7>, or a .safetensors path.",
+        basic=True,
+        needed=True,
     )
     overwrite: bool = setting(False, "Replace an existing file", "Otherwise a file of that name is an error.")
     save_every_steps: int = setting(0, "Save every N steps", "0: only at the end.", unit="steps", minimum=0)
@@ -217,7 +239,9 @@ class PreviewConfig:
     preview_prompt: str = setting("", "Preview prompt", "Rendered while training; empty for no previews.", basic=True)
     preview_negative: str = setting("", "Preview negative prompt", "What the preview should not show.")
     preview_every: int = setting(100, "Preview every", "Steps between previews.", unit="steps", minimum=1, basic=True)
-    preview_strength: float = setting(1.0, "Preview strength", "Strength of the LoRA in previews.", minimum=-10, maximum=10)
+    preview_strength: float = setting(
+        1.0, "Preview strength", "Strength of the LoRA in previews.", minimum=-10, maximum=10
+    )
     preview_seed: int = setting(1, "Preview seed", "The same for every preview, so that they compare.", minimum=0)
     preview_steps: int = setting(20, "Preview sampling steps", "Sampling steps of a preview.", minimum=1, maximum=150)
     preview_cfg: float = setting(7.0, "Preview CFG scale", "Guidance scale of a preview.", minimum=1.0, maximum=30.0)
@@ -263,6 +287,7 @@ class PictureConfig:
     cfg: float = setting(7.0, "CFG scale", "Guidance scale.", minimum=1.0, maximum=100.0)
     size: str = setting("512x512", "Size", "WIDTHxHEIGHT in pixels, multiples of 8.")
     output: str = setting("", "Output", "PNG to write.", needed=True)
+    overwrite: bool = setting(False, "Replace an existing file", "Otherwise a file of that name is an error.")
 
 
 @dataclass(frozen=True)
@@ -314,7 +339,9 @@ def _walk(config: type[Any], section: str = "") -> Iterator[Setting]:
         if dataclasses.is_dataclass(hints[f.name]):
             yield from _walk(hints[f.name], f.name)
         else:
-            yield Setting(name=f.name, section=section, type=hints[f.name], default=f.default, **f.metadata)
+            yield Setting(
+                name=f.name, section=section, type=hints[f.name], default=typing.cast(Value, f.default), **f.metadata
+            )
 
 
 def _assemble(config: type[Any], typed: Mapping[str, Value]) -> Any:
@@ -391,7 +418,9 @@ def _check_range(s: Setting, value: float) -> None:
     low = s.minimum if s.minimum is not None else -math.inf
     high = s.maximum if s.maximum is not None else math.inf
     if not math.isfinite(value) or not low <= value <= high:
-        raise BadInput(Problem(s.name, f"{s.label} is out of range", f"{_bounds(s)}{s.unit and ' ' + s.unit}", str(value)))
+        raise BadInput(
+            Problem(s.name, f"{s.label} is out of range", f"{_bounds(s)}{s.unit and ' ' + s.unit}", str(value))
+        )
     if s.multiple and value % s.multiple:
         raise BadInput(Problem(s.name, f"{s.label} must be a multiple of {s.multiple}", got=str(value)))
 

@@ -1,0 +1,113 @@
+"""The demo: train a LoRA on a few pictures with the standalone host, then show the same seeds at three strengths."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from demo import random_base
+from demo.pictures import write_pictures
+from lora_ext.cli import main as command_line
+from lora_ext.cli.outputs import write_png
+from lora_ext.cli.progress import Progress
+from lora_ext.config import CheckpointConfig, TrainConfig, read
+from lora_ext.formats import NameTable, read_network
+from lora_ext.hosts.standalone import StandaloneModel
+from lora_ext.live import RenderRequest
+from lora_ext.patching import Strengths
+from lora_ext.training import train
+
+HERE = Path(__file__).resolve().parent
+SHIPPED = HERE / "base.safetensors"
+OUT = HERE / "out"
+STRENGTHS = (0.0, 0.7, 1.0)
+SEEDS = (1, 2, 3)
+PROMPT = "a photo of chelsea the cat"
+SIDE = 128  # px; the base is small and a CPU must do
+ADDRESS = "127.0.0.1:7861"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo, or with `--ui` open the tab over the demo's model."""
+    parser = argparse.ArgumentParser(prog="python -m demo.run", description="Train a LoRA and show what it does.")
+    parser.add_argument("--ui", action="store_true", help=f"open the training tab at http://{ADDRESS}")
+    parser.add_argument("--steps", type=int, default=120, help="training steps (default 120)")
+    args = parser.parse_args(argv)
+    OUT.mkdir(exist_ok=True)
+    base = base_model()
+    pictures = write_pictures(OUT / "pictures")
+    if args.ui:
+        print(f"the pictures to train on: {pictures}")
+        return command_line(["ui", "--checkpoint", str(base), "--output-dir", str(OUT)])
+    model = StandaloneModel.load(CheckpointConfig(checkpoint=str(base), device="cpu"))
+    lora = learn(model, pictures, args.steps)
+    sheet = OUT / "sheet.png"
+    write_png(sheet, compare(model, lora), f"{PROMPT} <lora:{lora.stem}:1>")
+    print(f"the LoRA:  {lora}\nthe sheet: {sheet}")
+    return 0
+
+
+def base_model() -> Path:
+    """The small model that ships, or a shrunken random one made on the spot."""
+    if SHIPPED.is_file():
+        return SHIPPED
+    path = OUT / "random_base.safetensors"
+    if not path.is_file():
+        print("no base model ships yet: making a shrunken one with random weights, so pictures will be abstract noise")
+        random_base.make("sd1", path)
+    return path
+
+
+def learn(model: StandaloneModel, pictures: Path, steps: int) -> Path:
+    """Train with a progress bar; returns the file written."""
+    lora = OUT / "demo.safetensors"
+    settings = {
+        "images": str(pictures),
+        "output": str(lora),
+        "overwrite": True,
+        "resolution": SIDE,
+        "max_steps": steps,
+        "rank": 8,
+        "alpha": 8,
+        "learning_rate": 1e-3,
+        "batch_size": 2,
+    }
+    progress = Progress(sys.stderr)
+    for event in train(model, read(TrainConfig, settings), output=lora):
+        progress.show(event)
+    progress.close()
+    return lora
+
+
+def compare(model: StandaloneModel, lora: Path) -> Image.Image:
+    """A sheet: one row per seed, one column per strength."""
+    network = read_network(lora, NameTable(model.table)).network
+    columns: list[list[Image.Image]] = []
+    for strength in STRENGTHS:
+        model.patcher.apply({network: Strengths(strength, strength)})
+        columns.append([model.render(RenderRequest(PROMPT, seed=seed, width=SIDE, height=SIDE)) for seed in SEEDS])
+    model.patcher.clear()
+    return sheet_of(columns)
+
+
+def sheet_of(columns: list[list[Image.Image]]) -> Image.Image:
+    """Labelled pictures side by side: a column per strength, a row per seed."""
+    margin, gap = 64, 24
+    size = (margin + len(STRENGTHS) * (SIDE + 8), gap + len(SEEDS) * (SIDE + 8))
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for x, (strength, column) in enumerate(zip(STRENGTHS, columns, strict=True)):
+        left = margin + x * (SIDE + 8)
+        draw.text((left, 6), f"strength {strength:g}", fill="black", font=font)
+        for y, picture in enumerate(column):
+            sheet.paste(picture, (left, gap + y * (SIDE + 8)))
+    for y, seed in enumerate(SEEDS):
+        draw.text((6, gap + y * (SIDE + 8) + SIDE // 2), f"seed {seed}", fill="black", font=font)
+    return sheet
+
+
+if __name__ == "__main__":
+    sys.exit(main())

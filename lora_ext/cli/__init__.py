@@ -1,0 +1,71 @@
+"""The command line: `python -m lora_ext train | generate | info | ui`.
+
+Exit codes: 0 done, 2 bad input (one line per error on stderr), 130 stopped by Ctrl-C, 1 a fault of ours (traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from lora_ext.cli.flags import Parser, parse
+from lora_ext.errors import BadInput, Problem
+
+COMMANDS = {
+    "train": "train a LoRA on a folder of pictures",
+    "generate": "render one picture from a prompt with <lora:name:0.7> tags",
+    "info": "say what is in a LoRA file",
+    "ui": "open the training tab on its own, without a WebUI",
+}
+
+
+class Command(Protocol):
+    """A module of this room that is a command."""
+
+    def add(self, parser: Parser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (without the program's name) and return its exit code; never raises."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except BadInput as e:
+        for problem in e.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except SystemExit as e:  # argparse, after --help
+        return int(e.code or 0)
+    except Exception:  # the edge: a fault of ours, shown whole
+        traceback.print_exc()
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    name = "ui" if words[0] == "--ui" else words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        fix = f"Did you mean {near[0]}?" if near else f"One of {', '.join(COMMANDS)}."
+        raise BadInput(Problem(name, "there is no such command", fix=fix))
+    # Only the command asked for is imported: `info` need not wait for diffusers.
+    command = cast(Command, importlib.import_module(f"lora_ext.cli.{name}"))
+    parser = Parser(prog=f"python -m lora_ext {name}", description=COMMANDS[name], allow_abbrev=False)
+    command.add(parser)
+    return command.run(parse(parser, words[1:]))
+
+
+def usage() -> str:
+    """What there is to type."""
+    lines = [f"  {name:<10}{title}" for name, title in COMMANDS.items()]
+    return "\n".join(["python -m lora_ext COMMAND --help", "", *lines])

@@ -1,0 +1,144 @@
+"""Flags, `--set` and settings files: three ways to give the settings of `config.py`, one way to read them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from lora_ext.config import Setting, settings
+from lora_ext.errors import BadInput, Problem
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other bad input is said: `BadInput`, not usage text and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadInput`; argparse calls this."""
+        what, _, fix = message.partition("\n")
+        raise BadInput(Problem("command line", what, fix=fix or f"See `{self.prog} --help`."))
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """One flag per setting of a config class, grouped by section; values stay text until `config.read`."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for s in settings(config).values():
+        if s.section not in groups:
+            groups[s.section] = parser.add_argument_group(s.section)
+        if s.type is bool:
+            groups[s.section].add_argument(
+                flag(s), dest=s.name, default=None, action=argparse.BooleanOptionalAction, help=help_text(s)
+            )
+        else:
+            groups[s.section].add_argument(
+                flag(s), dest=s.name, default=None, metavar=_placeholder(s), help=help_text(s)
+            )
+
+
+def flag(s: Setting) -> str:
+    """`learning_rate` -> `--learning-rate`."""
+    return "--" + s.name.replace("_", "-")
+
+
+def help_text(s: Setting) -> str:
+    """Help, then range, choices and default as far as there are any."""
+    facts = [_range(s), f"one of {', '.join(s.choices)}" if s.choices else ""]
+    if s.needed:
+        facts.append("needed")
+    elif s.default != "":
+        facts.append(f"default {_shown(s.default)}")
+    known = "; ".join(filter(None, facts))
+    text = " ".join(filter(None, [s.help or s.label + ".", known and f"({known})"]))
+    return text.replace("%", "%%")
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse; an unknown flag raises `BadInput` naming the one that was probably meant."""
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        known = [text for action in parser._actions for text in action.option_strings]
+        raise BadInput(*(_unknown(word, known) for word in rest))
+    return args
+
+
+def values(args: argparse.Namespace, config: type) -> dict[str, object]:
+    """The settings given, flat: a settings file, overridden by `--set`, overridden by flags. Raises `BadInput`."""
+    out: dict[str, object] = {}
+    if getattr(args, "config", None):
+        out.update(read_settings(Path(args.config), config))
+    out.update(_pairs(getattr(args, "set", None) or []))
+    given = vars(args)
+    out.update({name: given[name] for name in settings(config) if given.get(name) is not None})
+    return out
+
+
+def read_settings(path: Path, config: type) -> dict[str, object]:
+    """A settings file (.json or .toml), its keys flat (`rank = 16`) or by section (`[network]`). Raises `BadInput`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        raw: object = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as e:
+        raise BadInput(Problem("config", f"{path} cannot be read ({e.strerror})")) from None
+    except ValueError as e:  # JSONDecodeError, TOMLDecodeError and UnicodeDecodeError are all of this kind
+        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
+        raise BadInput(Problem("config", f"{path} is not {kind} ({' '.join(str(e).split())})")) from None
+    if not isinstance(raw, dict):
+        raise BadInput(Problem("config", f"{path} holds no settings", "an object", type(raw).__name__))
+    return _flattened(raw, config)
+
+
+def _flattened(raw: Mapping[str, object], config: type) -> dict[str, object]:
+    known = settings(config)
+    sections = {s.section for s in known.values()}
+    out: dict[str, object] = {}
+    for key, value in raw.items():
+        if key not in sections or not isinstance(value, dict):
+            out[key] = value
+            continue
+        for name, inner in value.items():
+            s = known.get(name)
+            # A setting in a wrong section is told apart from one that exists nowhere by its whole name.
+            out[name if s is None or s.section == key else f"{key}.{name}"] = inner
+    return out
+
+
+def _pairs(texts: Iterable[str]) -> dict[str, object]:
+    bad = [text for text in texts if "=" not in text]
+    if bad:
+        raise BadInput(*(Problem("set", "this is no setting", "key=value", repr(text)) for text in bad))
+    return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _unknown(word: str, known: list[str]) -> Problem:
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return Problem(word, "there is no such flag", fix=f"Did you mean {near[0]}?" if near else "")
+
+
+def _placeholder(s: Setting) -> str:
+    return {int: "N", float: "X"}.get(s.type, "|".join(s.choices) or "TEXT")
+
+
+def _range(s: Setting) -> str:
+    unit = f" {s.unit}" if s.unit else ""
+    if s.minimum is not None and s.maximum is not None:
+        span = f"{s.minimum:g} to {s.maximum:g}{unit}"
+    elif s.minimum is not None:
+        span = f"at least {s.minimum:g}{unit}"
+    else:
+        span = s.unit
+    return ", ".join(filter(None, [span, f"a multiple of {s.multiple}" if s.multiple else ""]))
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default)

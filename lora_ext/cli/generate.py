@@ -1,0 +1,102 @@
+"""`generate`: one picture from a prompt with `<lora:name:0.7>` tags."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from lora_ext.cli.flags import Parser, add_flags, values
+from lora_ext.cli.outputs import check_all, check_picture_output, write_png
+from lora_ext.config import GenerateConfig, PictureConfig, read
+from lora_ext.errors import BadInput, Problem
+from lora_ext.formats import NameTable
+from lora_ext.hosts.library import Library
+from lora_ext.hosts.prompt import ParsedPrompt, parse
+from lora_ext.hosts.standalone import StandaloneModel, check_load, check_size
+from lora_ext.live import RenderRequest
+from lora_ext.model import Tokenizer
+
+LONGEST = 75  # tokens of a prompt that CLIP sees
+
+
+def add(parser: Parser) -> None:
+    """Give the sub-command its flags."""
+    add_flags(parser, GenerateConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render and write; returns the exit code."""
+    config = read(GenerateConfig, values(args, GenerateConfig))
+    picture = config.picture
+    prompt = parse(picture.prompt)
+    library = Library([Path(picture.lora_dir).expanduser()] if picture.lora_dir else [])
+    check_all(
+        lambda: check_load(config.model),
+        lambda: check_size(*parse_size(picture.size)),
+        lambda: check_picture_output(picture.output, picture.overwrite),
+        lambda: check_loras(picture, prompt, library),
+    )
+    warn_if_long(prompt.text)
+    model = StandaloneModel.load(config.model)
+    networks, problems = library.resolve(prompt.wanted, NameTable(model.table))
+    if problems:
+        raise BadInput(*problems)
+    model.patcher.apply(networks)
+    path = Path(picture.output).expanduser()
+    write_png(path, model.render(request(picture, prompt.text)), parameters(picture, model.checkpoint.name))
+    print(path)
+    return 0
+
+
+def request(picture: PictureConfig, text: str) -> RenderRequest:
+    """The picture to ask the model for; `text` is the prompt without its tags."""
+    width, height = parse_size(picture.size)
+    return RenderRequest(text, picture.negative, picture.seed, picture.steps, picture.cfg, width, height)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`512x768` -> (512, 768). Raises `BadInput`."""
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", text)
+    if not match:
+        raise BadInput(Problem("size", "the size cannot be read", "WIDTHxHEIGHT, for example 512x768", repr(text)))
+    return int(match[1]), int(match[2])
+
+
+def check_loras(picture: PictureConfig, prompt: ParsedPrompt, library: Library) -> None:
+    """Raise `BadInput` for tags that cannot be read and for LoRAs that are not in the folder, each by name."""
+    if prompt.wanted and not picture.lora_dir:
+        names = ", ".join(wanted.name for wanted in prompt.wanted)
+        raise BadInput(Problem("lora_dir", f"the prompt asks for {names}", "a folder", "none", "Give --lora-dir."))
+    if picture.lora_dir and not Path(picture.lora_dir).expanduser().is_dir():
+        raise BadInput(Problem("lora_dir", "there is no such folder", got=picture.lora_dir))
+    problems = list(prompt.problems)
+    for wanted in prompt.wanted:
+        try:
+            library.find(wanted.name)
+        except BadInput as e:
+            problems += e.problems
+    if problems:
+        raise BadInput(*problems)
+
+
+def warn_if_long(text: str) -> None:
+    """Say so when CLIP will not see the end of the prompt."""
+    count = Tokenizer().count(text)
+    if count > LONGEST:
+        print(f"note: the prompt has {count} tokens; the model sees the first {LONGEST}", file=sys.stderr)
+
+
+def parameters(picture: PictureConfig, model: str) -> str:
+    """The text hosts keep in a PNG (A1111's infotext)."""
+    negative = f"\nNegative prompt: {picture.negative}" if picture.negative else ""
+    facts = {
+        "Steps": picture.steps,
+        "Sampler": "Euler",
+        "CFG scale": f"{picture.cfg:g}",
+        "Seed": picture.seed,
+        "Size": picture.size,
+        "Model": model,
+    }
+    return f"{picture.prompt}{negative}\n" + ", ".join(f"{key}: {value}" for key, value in facts.items())

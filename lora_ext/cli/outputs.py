@@ -1,0 +1,83 @@
+"""Where results go: checked before anything slow begins, written so that no half file is ever seen."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lora_ext.errors import BadInput, Problem
+
+UNTYPABLE = frozenset('<>:"|?*,')  # cannot stand in a `<lora:name:1>` tag, or in a file name on Windows
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Run every check; raise one `BadInput` with the problems of all that raised one."""
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except BadInput as e:
+            problems += e.problems
+    if problems:
+        raise BadInput(*problems)
+
+
+def lora_path(text: str) -> Path:
+    """The file that `--output` means: a name or path, with or without `.safetensors`. Raises `BadInput` for others."""
+    path = Path(text).expanduser()
+    if path.suffix.lower() in (".pt", ".ckpt", ".bin", ".pth"):
+        raise BadInput(Problem("output", "a LoRA is saved as .safetensors", "NAME.safetensors", text))
+    if path.suffix.lower() != ".safetensors":
+        path = path.with_name(path.name + ".safetensors")
+    return path
+
+
+def check_lora_output(text: str, overwrite: bool) -> None:
+    """Raise `BadInput` unless a LoRA can be written there and named in a prompt."""
+    path = lora_path(text)
+    bad = sorted(UNTYPABLE & set(path.stem))
+    if bad:
+        what = f"the name holds {' '.join(bad)}, which cannot be typed in a <lora:name:0.7> tag"
+        raise BadInput(Problem("output", what, got=path.stem))
+    check_writable(path, overwrite)
+
+
+def check_picture_output(text: str, overwrite: bool) -> None:
+    """Raise `BadInput` unless a PNG can be written there."""
+    path = Path(text).expanduser()
+    if path.suffix.lower() != ".png":
+        raise BadInput(Problem("output", "pictures are written as PNG", "a name that ends in .png", text))
+    check_writable(path, overwrite)
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Raise `BadInput` when the folder is missing or closed, or something is there already and may not be replaced."""
+    if path.is_dir():
+        raise BadInput(Problem("output", "this is a folder", "a file name", str(path)))
+    if path.exists() and not overwrite:
+        raise BadInput(Problem("output", f"{path} exists already", fix="Give --overwrite to replace it."))
+    if not path.parent.is_dir():
+        raise BadInput(Problem("output", f"there is no folder {path.parent}", fix="Create it first."))
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(Problem("output", f"the folder {path.parent} cannot be written to"))
+
+
+def write_png(path: Path, image: Image.Image, parameters: str) -> None:
+    """Write a PNG with the WebUI's `parameters` text, whole or not at all."""
+    text = PngInfo()
+    text.add_text("parameters", parameters)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

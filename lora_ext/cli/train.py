@@ -1,0 +1,100 @@
+"""`train`: pictures and a checkpoint in, a LoRA out."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+from lora_ext.cli.flags import Parser, add_flags, values
+from lora_ext.cli.outputs import check_all, check_lora_output, lora_path
+from lora_ext.cli.progress import Progress
+from lora_ext.config import CheckpointConfig, TrainConfig, read
+from lora_ext.data import scan
+from lora_ext.hosts.standalone import StandaloneModel, check_load
+from lora_ext.training import train
+from lora_ext.training.events import Event, Saved
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """All settings of `train`."""
+
+    model: CheckpointConfig = field(default_factory=CheckpointConfig)
+    run: TrainConfig = field(default_factory=TrainConfig)
+
+
+def add(parser: Parser) -> None:
+    """Give the sub-command its flags."""
+    parser.add_argument("--config", metavar="FILE", help="settings file, .json or .toml; flags and --set override it")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="one setting by name; may be given again")
+    add_flags(parser, TrainCommand)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit code (130 after Ctrl-C, which keeps what was learnt)."""
+    config = read(TrainCommand, values(args, TrainCommand))
+    check_all(
+        lambda: check_load(config.model),
+        lambda: scan(config.run.data),
+        lambda: check_lora_output(config.run.save.output, config.run.save.overwrite),
+    )
+    progress = Progress(sys.stderr)
+    progress.line(f"loading {config.model.checkpoint}")
+    model = StandaloneModel.load(config.model)
+    for sentence in model.architecture.assumed:
+        progress.line(f"note: {sentence}")
+    path = lora_path(config.run.save.output)
+    events = cast("Generator[Event, None, None]", train(model, config.run, output=path))
+    return _drain(events, progress, path)
+
+
+def _drain(events: Generator[Event, None, None], progress: Progress, path: Path) -> int:
+    saved: Path | None = None
+    with interruptible() as asked:
+        try:
+            for event in events:
+                progress.show(event)
+                saved = event.path if isinstance(event, Saved) else saved
+                if asked.stop:
+                    break
+        finally:
+            events.close()  # a run that is closed saves what it has learnt
+            progress.close()
+    if asked.stop:
+        saved = path if path.is_file() else saved
+        progress.line("stopped" if saved else "stopped before the first step; nothing was saved")
+    if saved:
+        print(f"{saved}\n<lora:{saved.stem}:1>")
+    return 130 if asked.stop else 0
+
+
+@dataclass
+class Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    stop: bool = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C into a wish, granted between two steps so that the run can save; obey the second at once."""
+    asked = Interrupt()
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        if asked.stop:
+            raise KeyboardInterrupt
+        asked.stop = True
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
