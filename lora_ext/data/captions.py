@@ -1,0 +1,66 @@
+"""Captions: where they are and how their bytes are read. A caption never stops a run; what is odd is told."""
+
+from __future__ import annotations
+
+import codecs
+import locale
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+EXTENSIONS = (".txt", ".caption")
+"""In order of preference."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a caption file says. `encoding` is set when the file is not Unicode and had to be guessed."""
+
+    text: str
+    encoding: str = ""
+
+
+class CaptionFiles:
+    """The caption files of one folder, found by the stem of a picture.
+
+    Extensions match in any case; stems match whether accents are composed (Windows, Linux) or not (macOS).
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files: Mapping[tuple[str, str], Path] = {_key(f.stem, f.suffix): f for f in files}
+
+    def find(self, picture: Path) -> tuple[Path, ...]:
+        """The caption files of a picture, best first: `<stem>.txt`, `<stem>.caption`."""
+        keys = [_key(picture.stem, extension) for extension in EXTENSIONS]
+        return tuple(self._files[key] for key in keys if key in self._files)
+
+
+def read_caption(path: Path) -> Caption:
+    """Read a caption in whatever encoding it has; lines become one, spaces are tidied. Raises `OSError`."""
+    text, encoding = _decode(path.read_bytes())
+    return Caption(" ".join(text.replace("\0", " ").split()), encoding)
+
+
+def _key(stem: str, extension: str) -> tuple[str, str]:
+    return unicodedata.normalize("NFC", stem), extension.lower()
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    """Text and, when it had to be guessed, the encoding."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace"), ""
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        return _guess(data)
+
+
+def _guess(data: bytes) -> tuple[str, str]:
+    """The computer's own encoding (Shift-JIS, GBK, …), else that of western Windows."""
+    for encoding in (locale.getpreferredencoding(False), "cp1252"):
+        try:
+            return data.decode(encoding), encoding
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return data.decode("latin-1"), "latin-1"  # knows every byte
