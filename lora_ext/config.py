@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from lora_ext.errors import BadInput, Problem
 
-Value = typing.Union[bool, int, float, str]
+Value = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Setting:
 def setting(
     default: Value,
     label: str,
-    help: str,  # noqa: A002 - the field's own word
+    help: str,
     *,
     unit: str = "",
     minimum: float | None = None,
@@ -89,7 +89,7 @@ class DataConfig:
     resolution: int = setting(
         512,
         "Resolution",
-        "Pictures are scaled so that their area is at most this squared. 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
+        "Pictures are scaled so that their area is at most its square. 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
         unit="px",
         minimum=64,
         maximum=4096,

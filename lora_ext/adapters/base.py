@@ -46,7 +46,7 @@ class Adapter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def delta(self, base: Tensor) -> Tensor:
-        """ΔW, float32, in the shape of `base`, on the adapter's device. Only DoRA-like kinds look at `base`'s values."""
+        """ΔW, float32, in the shape of `base`, on the adapter's device. Only kinds like DoRA look at its values."""
 
     def factors(self) -> Factors | None:
         """ΔW as a low-rank product for the one-addmm fast path of the patcher, or None."""
