@@ -298,6 +298,22 @@ class GenerateConfig:
     picture: PictureConfig = field(default_factory=PictureConfig)
 
 
+@dataclass(frozen=True)
+class ServeConfig:
+    """The tab on its own."""
+
+    output_dir: str = setting("loras", "LoRA folder", "Folder that trained LoRAs are written to; made when missing.")
+    port: int = setting(7861, "Port", "The tab opens at 127.0.0.1 on this port.", minimum=1, maximum=65535)
+
+
+@dataclass(frozen=True)
+class UiConfig:
+    """`ui` on the command line."""
+
+    model: CheckpointConfig = field(default_factory=CheckpointConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+
+
 Config = TypeVar("Config")
 
 
