@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lora_ext.errors import BadInput, Problem
 
-UNTYPABLE = frozenset('<>:"|?*,')  # cannot stand in a `<lora:name:1>` tag, or in a file name on Windows
+UNTYPABLE = frozenset('<>:"|?*')  # cannot stand in a `<lora:name:1>` tag, or in a file name on Windows
 
 
 def check_all(*checks: Callable[[], object]) -> None:

@@ -84,7 +84,7 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C into a wish, granted between two steps so that the run can save; obey the second at once."""
+    """Make the first Ctrl-C a wish, granted between two steps so that the run can save; the second stops at once."""
     asked = Interrupt()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:

@@ -68,7 +68,7 @@ class StandaloneModel:
 
     @classmethod
     def load(cls, config: CheckpointConfig) -> StandaloneModel:
-        """Read a checkpoint. Raises `BadInput` for a file that is no Stable Diffusion model or a device that is absent."""
+        """Read a checkpoint. Raises `BadInput` for a file that is no Stable Diffusion model or an absent device."""
         device = find_device(config.device)
         dtype = chosen_dtype(config.model_precision, device)
         path = checkpoint_path(config.checkpoint)

@@ -51,7 +51,7 @@ def test_other_endings_are_refused(given: str) -> None:
 
 
 def test_names_that_no_tag_can_hold_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be typed in a <lora:name:0.7> tag"):
+    with pytest.raises(BadInput, match=r"cannot be typed in a <lora:name:0.7> tag"):
         check_lora_output(str(tmp_path / "a:b"), overwrite=False)
 
 
