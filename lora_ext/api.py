@@ -8,8 +8,12 @@ that the page does not know; starting and stopping go through gradio's own event
 
 from __future__ import annotations
 
+import math
+import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
@@ -17,12 +21,41 @@ from fastapi.params import Depends
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from lora_ext.config import Setting, TrainConfig, settings
+from lora_ext.config import Setting, TrainConfig, Value, flat, read, settings
 from lora_ext.errors import BadInput, Problem
-from lora_ext.ui.service import Service, view
+from lora_ext.live import LiveModel
+from lora_ext.training.events import Event, Saved
+from lora_ext.training.job import JobBoard, board
+from lora_ext.training.loop import train
+from lora_ext.ui import Service, Snapshot, labelled, serve, view
 
 PREFIX = "/lora-ext/v1"
 KEY_HEADER = "x-lora-ext-key"
+PORT = 7861
+
+PAGE_KEY = secrets.token_urlsafe(24)
+"""One for the process: a host's Reload UI makes a new service, and pages that are open go on working."""
+
+
+def make_service(
+    live: Callable[[], LiveModel],
+    output_dir: Callable[[], Path],
+    after_save: Callable[[Path], None] = lambda path: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Service:
+    """The service over the process's one job.
+
+    `live` gives the model when a run starts (it may raise `BadInput` when there is none that can be trained),
+    `output_dir` the folder for LoRA files, `after_save` is called with every file written (in the run's thread),
+    `should_stop` is asked between steps, for hosts with an interrupt button of their own.
+    """
+    return _Service(live, output_dir, after_save, should_stop, board)
+
+
+def serve_standalone(live: Callable[[], LiveModel], output_dir: Callable[[], Path], port: int = PORT) -> None:
+    """Show the tab alone at http://127.0.0.1:`port` until interrupted."""
+    service = make_service(live, output_dir)
+    serve(service, lambda app: mount(app, service), port)
 
 
 def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) -> None:
@@ -157,3 +190,106 @@ def _described(s: Setting) -> dict[str, object]:
         "choices": list(s.choices),
         "needed": s.needed,
     }
+
+
+class _Service:
+    """`Service` over a job board."""
+
+    def __init__(
+        self,
+        live: Callable[[], LiveModel],
+        output_dir: Callable[[], Path],
+        after_save: Callable[[Path], None],
+        should_stop: Callable[[], bool],
+        jobs: JobBoard,
+    ) -> None:
+        self._live = live
+        self._output_dir = output_dir
+        self._after_save = after_save
+        self._should_stop = should_stop
+        self._jobs = jobs
+
+    @property
+    def page_key(self) -> str:
+        return PAGE_KEY
+
+    def start(self, values: Mapping[str, object]) -> None:
+        config = read(TrainConfig, values)
+        output = output_path(config.save.output, self._output_dir())
+
+        def begin() -> _Announced:
+            return _Announced(train(self._live(), config, output=output), self._after_save)
+
+        job = self._jobs.start(begin, output.stem, self._should_stop)
+        _last_values.clear()
+        _last_values[job.snapshot()["run"]] = flat(config)
+
+    def stop(self) -> None:
+        self._jobs.stop()
+
+    def snapshot(self, after: int = 0) -> Snapshot:
+        now = self._jobs.snapshot(after)
+        # JSON has no NaN; a run that meets one says so itself.
+        mean = now["loss_mean"] if now["loss_mean"] is not None and math.isfinite(now["loss_mean"]) else None
+        losses = [point for point in now["losses"] if math.isfinite(point[1])]
+        problems = [labelled(p["field"], p["text"]) for p in now["problems"]]
+        return {**now, "loss_mean": mean, "losses": losses, "problems": problems}
+
+    def preview(self, number: int) -> bytes | None:
+        return self._jobs.preview(number)
+
+    def values(self) -> Mapping[str, Value] | None:
+        return _last_values.get(self._jobs.snapshot()["run"])
+
+
+_last_values: dict[str, dict[str, Value]] = {}
+"""Settings of the current or last run, by the run's id; like the board, it outlives a host's Reload UI."""
+
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in a file's name on Windows, and in a prompt's tag
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+LONGEST = 150  # characters; leaves room for what a save on the way adds, in any encoding of common systems
+
+
+def output_path(name: str, folder: Path) -> Path:
+    """Where a LoRA of this name is written: always right inside `folder`, and a name every system can hold.
+
+    Raises `BadInput` for the field "output".
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    if FORBIDDEN.search(stem):
+        what, fix = "the name holds a character that a file cannot have", 'Leave out < > : " / \\ | ? *'
+    elif not stem or stem.startswith(".") or stem.endswith((".", " ")):
+        what, fix = "the name cannot be empty, nor start or end with a dot or space", ""
+    elif RESERVED.fullmatch(stem):
+        what, fix = "Windows keeps this name for itself", "Choose another name."
+    elif len(stem) > LONGEST or len(stem.encode()) > LONGEST:
+        what, fix = "the name is too long", f"At most {LONGEST} letters; fewer outside of English."
+    else:
+        return folder / f"{stem}.safetensors"
+    raise BadInput(Problem("output", what, "a plain name such as my cat", repr(name), fix))
+
+
+class _Announced(Generator[Event, None, None]):
+    """A run that also tells `after_save` of every file; whatever is thrown in goes to the run itself."""
+
+    def __init__(self, events: Generator[Event, None, None], after_save: Callable[[Path], None]) -> None:
+        self._events = events
+        self._after_save = after_save
+
+    def send(self, value: None) -> Event:
+        """Next event."""
+        return self._tell(self._events.send(value))
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> Event:
+        """Next event after an exception inside the run."""
+        return self._tell(self._events.throw(typ))
+
+    def _tell(self, event: Event) -> Event:
+        if isinstance(event, Saved):
+            self._after_save(event.path)
+        return event

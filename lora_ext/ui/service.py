@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol, TypedDict
 
-from lora_ext.config import Value
+from lora_ext.config import TrainConfig, Value, settings
 from lora_ext.errors import Problem
 
 State = Literal["idle", "running", "stopping", "done", "stopped", "failed"]
@@ -37,14 +37,18 @@ class SavedView(TypedDict):
 
 
 class ProblemView(TypedDict):
-    """A `Problem` for the page: `field` names the setting whose message slot shows `text`; empty for a general one."""
+    """A `Problem` for the page: `field` names the setting whose message slot shows `text`; `label` is its title."""
 
     field: str
+    label: str
     text: str
 
 
 class Snapshot(TypedDict):
-    """Everything the page shows, JSON-able. `losses` are the points [step, loss] after the asked-for cursor."""
+    """Everything the page shows, JSON-able. `losses` are the points [step, loss] after the asked-for cursor.
+
+    `seconds` and `eta` (None until it can be told) are of the training itself, by our own clock.
+    """
 
     run: str
     state: State
@@ -55,6 +59,7 @@ class Snapshot(TypedDict):
     epoch: int
     epochs: int
     learning_rate: float | None
+    loss_mean: float | None
     seconds: float
     eta: float | None
     losses: list[tuple[int, float]]
@@ -90,16 +95,11 @@ class Service(Protocol):
 
 def view(problem: Problem) -> ProblemView:
     """A problem as the page shows it: a sentence beside the field, so without the field's own name."""
-    return {"field": problem.field, "text": _sentence(problem)}
+    return labelled(problem.field, str(problem).removeprefix(f"{problem.field}: "))
 
 
-def _sentence(problem: Problem) -> str:
-    what = problem.what[:1].upper() + problem.what[1:]
-    parts = [what]
-    if problem.expected:
-        parts.append(f"expected {problem.expected}")
-    if problem.got:
-        parts.append(f"got {problem.got}")
-    line = ", ".join(parts)
-    line += "" if line.endswith((".", "!", "?")) else "."
-    return f"{line} {problem.fix}".strip()
+def labelled(field: str, text: str) -> ProblemView:
+    """A problem for the page from its field and its sentence."""
+    known = settings(TrainConfig)
+    label = known[field].label if field in known else field
+    return {"field": field, "label": label, "text": text[:1].upper() + text[1:]}

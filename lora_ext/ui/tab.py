@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
@@ -53,23 +54,22 @@ QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Butt
 
 
 def answer(problems: Iterable[ProblemView] = (), error: str = "") -> str:
-    """What a click says: the general line, and every problem for the page's script to put beside its field."""
+    """What a click says: a general line, and every problem for the page's script to put beside its field.
+
+    `data-id` is new each time, so that the script sees a second answer that reads like the first.
+    """
     listed = list(problems)
+    facts = f'data-id="{secrets.token_hex(4)}" data-problems="{escape(json.dumps(listed), quote=True)}"'
     if not listed and not error:
-        return '<div class="lora-ext-reply" data-problems="[]"></div>'
-    line = error or ("One setting needs a look." if len(listed) == 1 else f"{len(listed)} settings need a look.")
-    items = "".join(f"<li>{escape(_labelled(p))}</li>" for p in listed)
-    data = escape(json.dumps(listed), quote=True)
-    return (
-        f'<div class="lora-ext-reply lora-ext-bad" role="alert" data-problems="{data}">'
-        f"<p>{escape(line)}</p><ul>{items}</ul></div>"
-    )
+        return f'<div class="lora-ext-reply" {facts}></div>'
+    line = error or "Not started. Please look at:"
+    items = "".join(_item(p) for p in listed)
+    return f'<div class="lora-ext-reply lora-ext-bad" role="alert" {facts}><p>{escape(line)}</p><ul>{items}</ul></div>'
 
 
-def _labelled(problem: ProblemView) -> str:
-    known = settings(TrainConfig)
-    label = known[problem["field"]].label if problem["field"] in known else problem["field"]
-    return f"{label}: {problem['text']}" if label else problem["text"]
+def _item(problem: ProblemView) -> str:
+    text = f"{problem['label']}: {problem['text']}" if problem["label"] else problem["text"]
+    return f'<li data-field="{escape(problem["field"], quote=True)}">{escape(text)}</li>'
 
 
 def _form(known: Iterable[Setting]) -> Fields:
