@@ -19,6 +19,9 @@ from lora_ext.errors import BadInput, Problem
 
 Value = bool | int | float | str
 
+MOST_SEED = 2**32 - 1
+"""Hosts take no larger one."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -102,7 +105,11 @@ class DataConfig:
         "Sort pictures into buckets of their own shape instead of cutting every one square.",
     )
     repeats: int = setting(
-        1, "Repeats", "How often each picture is seen per epoch; a folder named `N_name` overrides it.", minimum=1
+        1,
+        "Repeats",
+        "How often each picture is seen per epoch; a folder named `N_name` overrides it.",
+        minimum=1,
+        maximum=10_000,
     )
     flip: bool = setting(
         False,
@@ -210,7 +217,9 @@ class OptimConfig:
     checkpointing: bool = setting(
         False, "Gradient checkpointing", "Needs much less memory and about a third more time."
     )
-    seed: int = setting(0, "Seed", "Same seed, same data, same settings: same LoRA (on the same machine).", minimum=0)
+    seed: int = setting(
+        0, "Seed", "Same seed, same data, same settings: same LoRA (on the same machine).", minimum=0, maximum=MOST_SEED
+    )
 
 
 @dataclass(frozen=True)
@@ -242,7 +251,9 @@ class PreviewConfig:
     preview_strength: float = setting(
         1.0, "Preview strength", "Strength of the LoRA in previews.", minimum=-10, maximum=10
     )
-    preview_seed: int = setting(1, "Preview seed", "The same for every preview, so that they compare.", minimum=0)
+    preview_seed: int = setting(
+        1, "Preview seed", "The same for every preview, so that they compare.", minimum=0, maximum=MOST_SEED
+    )
     preview_steps: int = setting(20, "Preview sampling steps", "Sampling steps of a preview.", minimum=1, maximum=150)
     preview_cfg: float = setting(7.0, "Preview CFG scale", "Guidance scale of a preview.", minimum=1.0, maximum=30.0)
     preview_width: int = setting(512, "Preview width", "", unit="px", minimum=64, maximum=2048, multiple=8)
@@ -282,7 +293,7 @@ class PictureConfig:
     prompt: str = setting("", "Prompt", "May hold tags such as <lora:name:0.7>.", needed=True)
     negative: str = setting("", "Negative prompt", "")
     lora_dir: str = setting("", "LoRA folder", "Folder that <lora:name> is looked up in.")
-    seed: int = setting(0, "Seed", "Same seed, same picture.", minimum=0)
+    seed: int = setting(0, "Seed", "Same seed, same picture.", minimum=0, maximum=MOST_SEED)
     steps: int = setting(20, "Sampling steps", "", minimum=1, maximum=1000)
     cfg: float = setting(7.0, "CFG scale", "Guidance scale.", minimum=1.0, maximum=100.0)
     size: str = setting("512x512", "Size", "WIDTHxHEIGHT in pixels, multiples of 8.")
@@ -433,7 +444,8 @@ def _as_int(raw: object) -> int:
 def _check_range(s: Setting, value: float) -> None:
     low = s.minimum if s.minimum is not None else -math.inf
     high = s.maximum if s.maximum is not None else math.inf
-    if not math.isfinite(value) or not low <= value <= high:
+    finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for math.isfinite
+    if not finite or not low <= value <= high:
         raise BadInput(
             Problem(s.name, f"{s.label} is out of range", f"{_bounds(s)}{s.unit and ' ' + s.unit}", str(value))
         )

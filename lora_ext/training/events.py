@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from PIL import Image
 
@@ -27,7 +26,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `loss` is the mean over its micro-batches; None on steps where it was not read back."""
+    """One optimizer step. `loss` is the mean since it was last read back; None on steps where it was not read."""
 
     step: int
     total: int
@@ -65,4 +64,4 @@ class Finished:
     reason: str
 
 
-Event = Union[Stage, Notice, Step, Preview, Saved, Finished]
+Event = Stage | Notice | Step | Preview | Saved | Finished

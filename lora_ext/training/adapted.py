@@ -1,0 +1,64 @@
+"""Adapters inside our own modules: each target layer is replaced by itself plus its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lora_ext.adapters import Adapter
+from lora_ext.layers import ConvGeometry, Layer, LayerName
+
+
+class Adapted(nn.Module):
+    """A frozen layer and its adapter; stands where the layer stood, so no hook is needed.
+
+    `weight` and `bias` are the layer's own, because some models look at their layers' dtype.
+    """
+
+    def __init__(self, base: nn.Module, adapter: Adapter) -> None:
+        super().__init__()
+        self.base = base
+        self.adapter = adapter
+        self.geometry = _geometry(base)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight W0."""
+        weight = self.base.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        bias = self.base.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W0 x + b + ΔW x; shapes as the layer's."""
+        out: Tensor = self.base(x)
+        return out + self.adapter.forward_delta(x, self.weight, self.geometry)
+
+
+def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:
+    """Put each adapter around its layer's module below `root` (layers of other components are left out)."""
+    for name, adapter in adapters.items():
+        parent_path, _, leaf = layers[name].module.rpartition(".")
+        parent = root.get_submodule(parent_path)
+        setattr(parent, leaf, Adapted(root.get_submodule(layers[name].module), adapter))
+
+
+def _geometry(base: nn.Module) -> ConvGeometry | None:
+    if not isinstance(base, nn.Conv2d):
+        return None
+    assert not isinstance(base.padding, str), "Stable Diffusion's convolutions pad by numbers"
+    return ConvGeometry(_pair(base.stride), _pair(base.padding), _pair(base.dilation))
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[1]
+
+
+__all__ = ["Adapted", "attach"]

@@ -1,0 +1,107 @@
+"""Everything that can be wrong with a run before it starts: all found at once, nothing touched."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_ext.config import TrainConfig
+from lora_ext.data import DataReport, scan
+from lora_ext.errors import BadInput, Problem
+from lora_ext.layers import FAMILY_TITLES
+from lora_ext.live import LiveModel
+from lora_ext.training.precision import Arithmetic
+
+NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # px, what each family was trained at
+FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # `<`, `>`, `:` end a prompt tag; the rest is forbidden on Windows
+
+
+def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
+    """Raise `BadInput` with every problem of the settings, for this model and this output file; else the pictures.
+
+    Reads the headers of the pictures and changes nothing.
+    """
+    problems = [*_output(output, config), *_learning(config), *_fit(model, config), *_precision(model, config)]
+    try:
+        report = scan(config.data)
+    except BadInput as e:
+        raise BadInput(*problems, *e.problems) from e
+    if problems:
+        raise BadInput(*problems)
+    return report
+
+
+def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
+    """What is allowed but probably not meant, one sentence each."""
+    yield from model.architecture.assumed
+    family, title = model.architecture.family, FAMILY_TITLES[model.architecture.family]
+    if config.data.resolution < NATIVE[family] // 2:
+        yield f"{title} was made for {NATIVE[family]} px; at {config.data.resolution} px it draws badly."
+    if family == "sdxl" and config.text.clip_skip:
+        yield f"Clip skip {config.text.clip_skip} is left aside: SDXL always uses its own."
+    if config.network.alpha > config.network.rank:
+        yield "Alpha is larger than the rank: the learning rate acts as if it were higher."
+
+
+def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:
+    if output.suffix != ".safetensors" or not output.stem.strip():
+        yield Problem("output", "the LoRA cannot be saved under this name", "NAME.safetensors", output.name)
+    if FORBIDDEN.search(output.name):
+        yield Problem("output", 'a name cannot hold any of < > : " | ? * \\', got=repr(output.name))
+    if output.is_dir():
+        yield Problem("output", "there is a folder of that name", "a file", str(output))
+    elif not config.save.overwrite:
+        yield from (_exists(path) for path in _in_the_way(output, config))
+    folder = next((p for p in (output.parent, *output.parent.parents) if p.exists()), output.parent)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        yield Problem("output", "the folder cannot be written to", "a folder you may write to", str(folder))
+
+
+def _in_the_way(output: Path, config: TrainConfig) -> Iterator[Path]:
+    """Files of that name, and those of an earlier run's saves on the way where this run would make some too."""
+    if output.exists():
+        yield output
+    pattern = re.compile(re.escape(output.stem) + r"-(step\d{6,}|epoch\d{4,})\.safetensors")
+    kinds = {"step": config.save.save_every_steps, "epoch": config.save.save_every_epochs}
+    for path in sorted(output.parent.iterdir()) if output.parent.is_dir() else []:
+        match = pattern.fullmatch(path.name)
+        if match and kinds[match[1].rstrip("0123456789")]:
+            yield path
+
+
+def _exists(path: Path) -> Problem:
+    fix = "Choose another name or allow to replace it."
+    return Problem("output", "the file is already there", got=str(path), fix=fix)
+
+
+def _learning(config: TrainConfig) -> Iterator[Problem]:
+    if config.optim.learning_rate == 0 and config.optim.text_encoder_lr == 0:
+        yield Problem("learning_rate", "both learning rates are 0, so nothing would be learnt", "more than 0")
+
+
+def _fit(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    arch = model.architecture
+    if arch.inpainting:
+        yield Problem(
+            "checkpoint",
+            "inpainting models cannot be trained yet",
+            "a normal checkpoint",
+            model.checkpoint.name,
+            "Train on the model it was made from; the LoRA works on both.",
+        )
+    cell = arch.vae.factor * 2 ** (len(arch.unet.channels) - 1)
+    if config.data.resolution % cell:
+        got = str(config.data.resolution)
+        yield Problem("resolution", "this model cannot take the resolution", f"a multiple of {cell} px", got)
+    depth = min(text.layers for text in arch.text)
+    if arch.family != "sdxl" and config.text.clip_skip > depth:
+        yield Problem("clip_skip", "the text encoder has fewer layers", f"at most {depth}", str(config.text.clip_skip))
+
+
+def _precision(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    try:
+        Arithmetic.choose(config.optim.precision, model.device)
+    except BadInput as e:
+        yield from e.problems
