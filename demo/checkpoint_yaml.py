@@ -147,4 +147,5 @@ def _vae(size: VaeSize, target: str) -> Yaml:
 
 
 def _dump(config: Yaml) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text

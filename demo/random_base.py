@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ def make(
     seed: int = 0,
     inpainting: bool = False,
     dtype: torch.dtype = torch.float16,
+    *,
     tiny_text: bool = False,
 ) -> Path:
     """Write the checkpoint, `<stem>.yaml` and (where the family has a CLIP of Hugging Face's) `<stem>.clip/`.
@@ -111,16 +113,20 @@ def _random(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
     if key.endswith("logit_scale"):
         return torch.tensor(4.6052)
     noise = torch.randn(shape, generator=generator)
-    if key.endswith("embedding.weight"):
-        return noise * 0.5
-    if key.endswith(("positional_embedding", "position_embedding.weight")):
-        return noise * 0.1
-    if key.endswith("bias"):
-        return noise * 0.02
-    if len(shape) == 1:
+    if len(shape) == 1 and not key.endswith("bias"):
         return 1 + noise * 0.02
-    fan_in = shape[0] if key.endswith("text_projection") else noise[0].numel()
-    return noise * (_gain(key) / fan_in**0.5)
+    return noise * _spread(key, shape)
+
+
+def _spread(key: str, shape: tuple[int, ...]) -> float:
+    if key.endswith("bias"):
+        return 0.02
+    if key.endswith(("positional_embedding", "position_embedding.weight")):
+        return 0.1
+    if key.endswith("embedding.weight"):
+        return 0.5
+    fan_in = shape[0] if key.endswith("text_projection") else math.prod(shape[1:])
+    return _gain(key) / math.sqrt(fan_in)
 
 
 def _gain(key: str) -> float:
@@ -169,9 +175,9 @@ def _follow_the_noise(tensors: dict[str, Tensor]) -> None:
         shortcut[i, shortcut.shape[1] - width + i] = 1
         shortcut[4 + i, shortcut.shape[1] - width + 4 + i] = 1
         last[i, i, 1, 1], last[i, 4 + i, 1, 1] = 0.9, -0.9
-    for key in tensors:
+    for key, tensor in tensors.items():
         if key.startswith(f"{UNET}output_blocks.{end}.1.proj_out."):
-            tensors[key][:8] *= 0.1
+            tensor[:8] *= 0.1
 
 
 def _schedule(family: Family) -> dict[str, Tensor]:

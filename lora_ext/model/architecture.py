@@ -54,7 +54,7 @@ class TextShape:
     projection: int  # 0 without
     activation: Literal["quick_gelu", "gelu"]
     fused: bool
-    prefix: str  # of its keys in the checkpoint
+    prefix: str  # of its keys in the checkpoint, down to (and with) `text_model.` where that level is in them
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,7 @@ class Architecture:
     unet: UNetShape
     text: tuple[TextShape, ...]
     vae: VaeShape
+    clip_skip: int = 1
+    """Text layer the model itself uses, counted from the end: 1 is the last."""
     assumed: tuple[str, ...] = field(default=())
     """Sentences about facts neither weights nor hints told, taken from the family; shown to the user."""
