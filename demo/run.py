@@ -25,7 +25,7 @@ SHIPPED = HERE / "base.safetensors"
 OUT = HERE / "out"
 STRENGTHS = (0.0, 0.7, 1.0)
 SEEDS = (1, 2, 3)
-PROMPT = "a photo of chelsea the cat"
+PROMPT = "photo of a ginger tabby cat, close-up, looking to the side"
 SIDE = 128  # px; the base is small and a CPU must do
 ADDRESS = "127.0.0.1:7861"
 
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     OUT.mkdir(exist_ok=True)
     base = base_model()
-    pictures = write_pictures(OUT / "pictures")
+    pictures = OUT / "pictures"
+    write_pictures(pictures, size=2 * SIDE)
     if args.ui:
         print(f"the pictures to train on: {pictures}")
         return command_line(["ui", "--checkpoint", str(base), "--output-dir", str(OUT)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lora_ext.cli.flags import Parser, add_flags, values
@@ -30,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Render and write; returns the exit code."""
     config = read(GenerateConfig, values(args, GenerateConfig))
     picture = config.picture
-    prompt = parse(picture.prompt)
     library = Library([Path(picture.lora_dir).expanduser()] if picture.lora_dir else [])
+    prompt = parse(picture.prompt, library.knows)
     check_all(
         lambda: check_load(config.model),
         lambda: check_size(*parse_size(picture.size)),
@@ -40,9 +42,13 @@ def run(args: argparse.Namespace) -> int:
     )
     warn_if_long(prompt.text)
     model = StandaloneModel.load(config.model)
-    networks, problems = library.resolve(prompt.wanted, NameTable(model.table))
-    if problems:
-        raise BadInput(*problems)
+    for sentence in model.architecture.assumed:
+        print(f"note: {sentence}", file=sys.stderr)
+    names = NameTable(model.table)
+    check_all(*(partial(library.load, wanted.name, names) for wanted in prompt.wanted))
+    networks, remarks = library.resolve(prompt.wanted, names)
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr)
     model.patcher.apply(networks)
     path = Path(picture.output).expanduser()
     write_png(path, model.render(request(picture, prompt.text)), parameters(picture, model.checkpoint.name))
@@ -71,7 +77,7 @@ def check_loras(picture: PictureConfig, prompt: ParsedPrompt, library: Library) 
         raise BadInput(Problem("lora_dir", f"the prompt asks for {names}", "a folder", "none", "Give --lora-dir."))
     if picture.lora_dir and not Path(picture.lora_dir).expanduser().is_dir():
         raise BadInput(Problem("lora_dir", "there is no such folder", got=picture.lora_dir))
-    problems = list(prompt.problems)
+    problems = [replace(problem, fix="") for problem in prompt.problems]  # hosts go on without the tag; we do not
     for wanted in prompt.wanted:
         try:
             library.find(wanted.name)

@@ -56,21 +56,21 @@ def check_picture_output(text: str, overwrite: bool) -> None:
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Raise `BadInput` when the folder is missing or closed, or something is there already and may not be replaced."""
+    """Raise `BadInput` when the folder is closed, or something is there already and may not be replaced."""
     if path.is_dir():
         raise BadInput(Problem("output", "this is a folder", "a file name", str(path)))
     if path.exists() and not overwrite:
         raise BadInput(Problem("output", f"{path} exists already", fix="Give --overwrite to replace it."))
-    if not path.parent.is_dir():
-        raise BadInput(Problem("output", f"there is no folder {path.parent}", fix="Create it first."))
-    if not os.access(path.parent, os.W_OK):
-        raise BadInput(Problem("output", f"the folder {path.parent} cannot be written to"))
+    folder = next(parent for parent in path.absolute().parents if parent.exists())  # the rest will be made
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise BadInput(Problem("output", f"{folder} is no folder that can be written to", got=str(path)))
 
 
 def write_png(path: Path, image: Image.Image, parameters: str) -> None:
     """Write a PNG with the WebUI's `parameters` text, whole or not at all."""
     text = PngInfo()
     text.add_text("parameters", parameters)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -6,11 +6,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import cast
 
 from lora_ext.cli.flags import Parser, add_flags, values
 from lora_ext.cli.outputs import check_all, check_lora_output, lora_path
@@ -18,7 +17,7 @@ from lora_ext.cli.progress import Progress
 from lora_ext.config import CheckpointConfig, TrainConfig, read
 from lora_ext.data import scan
 from lora_ext.hosts.standalone import StandaloneModel, check_load
-from lora_ext.training import train
+from lora_ext.training import Stop, train
 from lora_ext.training.events import Event, Saved
 
 
@@ -48,30 +47,19 @@ def run(args: argparse.Namespace) -> int:
     progress = Progress(sys.stderr)
     progress.line(f"loading {config.model.checkpoint}")
     model = StandaloneModel.load(config.model)
-    for sentence in model.architecture.assumed:
-        progress.line(f"note: {sentence}")
-    path = lora_path(config.run.save.output)
-    events = cast("Generator[Event, None, None]", train(model, config.run, output=path))
-    return _drain(events, progress, path)
+    return _drain(train(model, config.run, output=lora_path(config.run.save.output)), progress)
 
 
-def _drain(events: Generator[Event, None, None], progress: Progress, path: Path) -> int:
+def _drain(events: Generator[Event, None, None], progress: Progress) -> int:
     saved: Path | None = None
-    with interruptible() as asked:
-        try:
-            for event in events:
-                progress.show(event)
-                saved = event.path if isinstance(event, Saved) else saved
-                if asked.stop:
-                    break
-        finally:
-            events.close()  # a run that is closed saves what it has learnt
-            progress.close()
-    if asked.stop:
-        saved = path if path.is_file() else saved
-        progress.line("stopped" if saved else "stopped before the first step; nothing was saved")
+    with interruptible() as asked, closing(events), closing(progress):
+        for event in stoppable(events, asked):
+            progress.show(event)
+            saved = event.path if isinstance(event, Saved) else saved
     if saved:
         print(f"{saved}\n<lora:{saved.stem}:1>")
+    elif asked.stop:
+        progress.line("stopped before the first step; nothing was saved")
     return 130 if asked.stop else 0
 
 
@@ -80,6 +68,17 @@ class Interrupt:
     """Whether Ctrl-C was pressed."""
 
     stop: bool = False
+
+
+def stoppable(events: Generator[Event, None, None], asked: Interrupt) -> Iterator[Event]:
+    """The events of a run, which is told once when the user wants it to stop and then says what it saved."""
+    told = False
+    while True:
+        try:
+            yield events.throw(Stop()) if asked.stop and not told else next(events)
+        except StopIteration:
+            return
+        told = asked.stop
 
 
 @contextmanager

@@ -47,9 +47,7 @@ class StandaloneModel:
 
     kind = "standalone"
 
-    def __init__(
-        self, path: Path, arch: Architecture, tensors: dict[str, Tensor], device: torch.device, clip_skip: int = 0
-    ) -> None:
+    def __init__(self, path: Path, arch: Architecture, tensors: dict[str, Tensor], device: torch.device) -> None:
         """Take over `tensors` (writable, on `device`, all of them of the UNet, text encoders or VAE)."""
         self.path = path
         self.architecture = arch
@@ -59,7 +57,6 @@ class StandaloneModel:
         self.dtype = tensors[next(iter(self.table.layers.values())).key].dtype
         self.alphas_cumprod = scaled_linear()
         self.patcher = WeightPatcher(lambda: self.tensors, self.table)
-        self._clip_skip = clip_skip
         self._keys = {part: [k for k in tensors if part_of(k, arch) == part] for part in PARTS}
         self._there: set[Part] = set(PARTS)
         self._modules: dict[Part, nn.Module] = {}
@@ -73,15 +70,14 @@ class StandaloneModel:
         dtype = chosen_dtype(config.model_precision, device)
         path = checkpoint_path(config.checkpoint)
         found, _ = open_checkpoint(path)
-        hints = yaml_hints(path)
-        arch = detect(found, hints)
+        arch = detect(found, yaml_hints(path))
         tensors = {key: t for key, t in found.items() if part_of(key, arch) is not None}
         unet_dtype = dtype or _stored_dtype(tensors, arch)
         for key, tensor in tensors.items():
             wanted = torch.float32 if part_of(key, arch) == "vae" else unet_dtype
             # A private copy: the file's pages are read-only and must not follow the weights.
             tensors[key] = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
-        return cls(path, arch, tensors, device, hints.clip_skip or 0)
+        return cls(path, arch, tensors, device)
 
     @cached_property
     def checkpoint(self) -> CheckpointInfo:
@@ -133,7 +129,7 @@ class StandaloneModel:
             assert isinstance(text, TextEncoders)
             tokens = self._tokenizer.tokens([request.negative, request.prompt], arch)
             placed = tuple(t.to(self.device) for t in tokens)
-            conditioning = _without_empty_negative(arch, request, text.encode(placed, self._clip_skip))
+            conditioning = _without_empty_negative(arch, request, text.encode(placed))
         sizes = torch.tensor([[request.height, request.width, 0, 0, request.height, request.width]] * 2)
         added = added_conditioning(arch, conditioning.pooled, sizes.to(self.device))
         return Guidance(conditioning.context, added, self._beside(request), request.cfg)

@@ -52,7 +52,7 @@ def refused(
         (["--images", "gone"], "images: "),
         (["--images", "empty"], "images: "),
         (["--output", "there"], "output: there.safetensors exists already. Give --overwrite to replace it."),
-        (["--output", "gone/new"], "output: there is no folder gone. Create it first."),
+        (["--output", "there.png/new"], "output: "),
         (["--output", "a>b"], "output: the name holds >"),
         (["--output", "new.pt"], "output: a LoRA is saved as .safetensors"),
         (["--output", ""], "output: Name is needed and was not given"),

@@ -58,11 +58,11 @@ def test_names_that_no_tag_can_hold_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there.png").touch()
     check_writable(tmp_path / "there.png", overwrite=True)
-    check_writable(tmp_path / "new.png", overwrite=False)
+    check_writable(tmp_path / "new" / "new.png", overwrite=False)
     for path, said in [
         (tmp_path / "there.png", "exists already"),
         (tmp_path, "this is a folder"),
-        (tmp_path / "no" / "a.png", "there is no folder"),
+        (tmp_path / "there.png" / "a.png", "no folder that can be written to"),
     ]:
         with pytest.raises(BadInput, match=said):
             check_writable(path, overwrite=False)

@@ -55,7 +55,7 @@ def fingerprint(model: StandaloneModel) -> str:
     for key in sorted(model.tensors):
         tensor = model.tensors[key]
         digest.update(f"{key} {tensor.dtype} {tensor.device} {tensor.requires_grad}".encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
