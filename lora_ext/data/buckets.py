@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture gets into its bucket: scaled to `resized`, which covers `bucket`, then cut at `crop` (left, top)."""
+    """How a picture gets into its bucket: scaled to `resized` (covers `bucket`), then cut at `crop` (left, top)."""
 
     bucket: Size
     resized: Size
@@ -30,7 +30,7 @@ class Fit:
 
 
 def bucket_sizes(resolution: int) -> tuple[Size, ...]:
-    """Every bucket (width, height): for each width in steps of 64 the tallest with area <= resolution², and the reverse.
+    """Every bucket (width, height): for each width in 64s the tallest with area <= resolution², and the reverse.
 
     Raises `ValueError` when the resolution is no multiple of 64.
     """

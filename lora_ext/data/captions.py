@@ -50,6 +50,9 @@ def _decode(data: bytes) -> tuple[str, str]:
     """Text and, when it had to be guessed, the encoding."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace"), ""
+    if b"\0" in data:  # UTF-16 without its mark: the zero halves of Latin letters tell which way round
+        encoding = "utf-16-le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16-be"
+        return data.decode(encoding, errors="replace"), encoding
     try:
         return data.decode("utf-8-sig"), ""
     except UnicodeDecodeError:

@@ -34,8 +34,8 @@ class LatentCache:
     def build(self, pictures: Sequence[Picture], encode: Encode, flip: bool, chunk: int = 1) -> Iterator[int]:
         """Fill the cache; yields how many pictures are done (skipped ones count) after each `chunk` of one bucket.
 
-        Look at `skipped` afterwards: damaged pixels only show here. Raises `BadInput` when the VAE gives values that are
-        not finite.
+        Look at `skipped` afterwards: damaged pixels only show here. Raises `BadInput` when the VAE gives values that
+        are not finite.
         """
         done = 0
         for group in _chunks(pictures, chunk):

@@ -83,7 +83,7 @@ def scan(config: DataConfig) -> DataReport:
 
     Captions: `<stem>.txt`, else `<stem>.caption`, else `config.concept`, else the concept of an `N_concept` folder.
     Raises `BadInput`: field `images` when there is no readable folder or no usable picture in it, field `concept` when
-    a picture has no caption at all. Pictures that cannot be used are skipped, with the reason in `skipped` and `notices`.
+    a picture has no caption at all. Pictures that cannot be used are skipped; `skipped` and `notices` say why.
     """
     return _Scan(config).run()
 
