@@ -1,0 +1,194 @@
+"""torch.save files (.ckpt, .pt, .bin): both zip layouts and the one before torch 1.6, through our own unpickler."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lora_ext.errors import BadInput, Problem
+from lora_ext.formats.unpickler import Storage, TensorPlan, load_one
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+PICKLE_LIMIT = 32 << 20
+NESTS = ("state_dict", "lora", "model", "module", "params", "base")
+"""Names under which trainers nest the tensors one level deep; the first that holds tensors wins."""
+
+
+@dataclass(frozen=True)
+class PickleFile:
+    """What the file holds, before any number is read: tensors, plain numbers, and where each storage's bytes begin."""
+
+    path: Path
+    plans: Mapping[str, TensorPlan]
+    numbers: Mapping[str, float]
+    places: Mapping[str, int]
+
+    def tensors(self, content: Tensor) -> dict[str, Tensor]:
+        """The tensors as views into `content`, the whole file as uint8 (copied where it is not aligned)."""
+        out: dict[str, Tensor] = {}
+        for name, plan in self.plans.items():
+            out[name] = _view(plan, self.places, content)
+        return out | {name: torch.tensor(value) for name, value in self.numbers.items()}
+
+
+def open_zip(path: Path) -> PickleFile:
+    """Read the newer layouts (torch >= 1.6, with or without `.data/serialization_id` and the like)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            program = [i for i in infos if i.filename.count("/") == 1 and i.filename.endswith("/data.pkl")]
+            if len(program) != 1:
+                raise _bad(path, "this archive holds no torch model", "one data.pkl", f"{len(program)}")
+            if program[0].file_size > PICKLE_LIMIT or program[0].compress_type != zipfile.ZIP_STORED:
+                raise _bad(path, "the archive's data.pkl is too large or compressed")
+            root = program[0].filename.removesuffix("data.pkl")
+            _check_byteorder(path, archive, root)
+            loaded = _load(path, io.BytesIO(archive.read(program[0])))
+            members = [i for i in infos if i.filename.startswith(root + "data/")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as e:
+        if isinstance(e, BadInput):
+            raise
+        raise _bad(path, "the archive is damaged or cut off", got=str(e)[:200], fix="Download it again.") from None
+    plans, numbers = _flatten(path, loaded)
+    return PickleFile(path, plans, numbers, _zip_places(path, members, root, plans))
+
+
+def open_legacy(path: Path) -> PickleFile:
+    """Read the layout before torch 1.6: five pickles, then each storage as a count and its bytes."""
+    content = path.read_bytes()
+    file = io.BytesIO(content)
+    if _load(path, file) != LEGACY_MAGIC:
+        raise _bad(path, "this pickle is no torch model")
+    version = _load(path, file)
+    facts = _load(path, file)
+    if version != 1001 or not (isinstance(facts, dict) and facts.get("little_endian") is True):
+        raise _bad(path, "this is a torch file of a kind nobody writes any more", "protocol 1001, little-endian")
+    plans, numbers = _flatten(path, _load(path, file))
+    keys = _load(path, file)
+    if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys):
+        raise _bad(path, "the list of storages is damaged")
+    storages = _storages(path, plans)
+    places: dict[str, int] = {}
+    position = file.tell()
+    for key in keys:
+        count = int.from_bytes(content[position : position + 8], "little")
+        storage = storages.get(key)
+        if storage is None:
+            # a storage of something skipped: its element size is unknown, so nothing after it can be found
+            break
+        if count != storage.length:
+            raise _bad(path, f"storage {key} is damaged", f"{storage.length} numbers", str(count))
+        places[key] = position + 8
+        position += 8 + count * storage.dtype.itemsize
+    _check_places(path, storages, places, len(content))
+    return PickleFile(path, plans, numbers, places)
+
+
+def _load(path: Path, file: io.BytesIO) -> object:
+    try:
+        return load_one(file)
+    except pickle.UnpicklingError as e:
+        raise _bad(
+            path, f"the file is not safe to open: {e}", "tensors only", fix="Do not use it; get a .safetensors."
+        ) from None
+
+
+def _flatten(path: Path, loaded: object) -> tuple[dict[str, TensorPlan], dict[str, float]]:
+    """Tensors of the mapping that holds the model's, and the plain numbers beside them that mean something."""
+    if not isinstance(loaded, dict):
+        raise _bad(path, "the file holds no dictionary of tensors", got=type(loaded).__name__)
+    nested = [loaded[n] for n in NESTS if isinstance(loaded.get(n), dict) and _plans(loaded[n])]
+    chosen = nested[0] if nested else loaded
+    plans = _plans(chosen)
+    if not plans:
+        raise _bad(path, "the file holds no tensors")
+    ends = (".alpha", ".scale")
+    numbers = {
+        str(k): float(v)
+        for k, v in chosen.items()
+        if isinstance(v, (int, float)) and isinstance(k, str) and k.endswith(ends)
+    }
+    return plans, numbers
+
+
+def _plans(mapping: Mapping[object, object]) -> dict[str, TensorPlan]:
+    return {k: v for k, v in mapping.items() if isinstance(k, str) and isinstance(v, TensorPlan)}
+
+
+def _storages(path: Path, plans: Mapping[str, TensorPlan]) -> dict[str, Storage]:
+    storages: dict[str, Storage] = {}
+    for plan in plans.values():
+        if storages.setdefault(plan.storage.key, plan.storage) != plan.storage:
+            raise _bad(path, f"storage {plan.storage.key} is described in two ways")
+    return storages
+
+
+def _zip_places(
+    path: Path, members: list[zipfile.ZipInfo], root: str, plans: Mapping[str, TensorPlan]
+) -> dict[str, int]:
+    size = path.stat().st_size
+    storages = _storages(path, plans)
+    places: dict[str, int] = {}
+    with path.open("rb") as file:
+        for info in members:
+            storage = storages.get(info.filename.removeprefix(root + "data/"))
+            if storage is None:
+                continue
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise _bad(path, f"{info.filename} is compressed; torch never writes that")
+            if info.file_size != storage.length * storage.dtype.itemsize:
+                raise _bad(
+                    path,
+                    f"{info.filename} has the wrong size",
+                    str(storage.length * storage.dtype.itemsize),
+                    str(info.file_size),
+                )
+            file.seek(info.header_offset)
+            local = file.read(30)
+            places[storage.key] = (
+                info.header_offset
+                + 30
+                + int.from_bytes(local[26:28], "little")
+                + int.from_bytes(local[28:30], "little")
+            )
+    _check_places(path, storages, places, size)
+    return places
+
+
+def _check_places(path: Path, storages: Mapping[str, Storage], places: Mapping[str, int], size: int) -> None:
+    for key, storage in storages.items():
+        if key not in places:
+            raise _bad(path, f"storage {key} is missing", fix="The file is cut off; download it again.")
+        end = places[key] + storage.length * storage.dtype.itemsize
+        if end > size:
+            raise _bad(path, "the file is cut off", f"{end} bytes", str(size), "Download it again.")
+
+
+def _view(plan: TensorPlan, places: Mapping[str, int], content: Tensor) -> Tensor:
+    begin = places[plan.storage.key]
+    raw = content[begin : begin + plan.storage.length * plan.storage.dtype.itemsize]
+    if begin % plan.dtype.itemsize:
+        raw = raw.clone()
+    flat = raw.view(plan.dtype)
+    return flat.as_strided(plan.size, plan.stride, flat.storage_offset() + plan.offset)
+
+
+def _check_byteorder(path: Path, archive: zipfile.ZipFile, root: str) -> None:
+    try:
+        order = archive.read(root + "byteorder") if archive.getinfo(root + "byteorder").file_size < 16 else b"?"
+    except KeyError:
+        return
+    if order != b"little":
+        raise _bad(path, "the numbers are stored in another byte order", "little", repr(order))
+
+
+def _bad(path: Path, what: str, expected: str = "", got: str = "", fix: str = "") -> BadInput:
+    return BadInput(Problem(os.fspath(path), what, expected, got, fix))
