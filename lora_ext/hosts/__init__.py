@@ -1,0 +1,1 @@
+"""Live models and what prompts ask of them."""

@@ -1,0 +1,22 @@
+"""AUTOMATIC1111's stable-diffusion-webui as a host. Import it inside the WebUI only, where `modules` is."""
+
+from lora_ext.hosts.webui.access import guard
+from lora_ext.hosts.webui.apply import hand_back, take_over
+from lora_ext.hosts.webui.builtin import Builtin
+from lora_ext.hosts.webui.job import interrupted
+from lora_ext.hosts.webui.live import WebuiModel, current, of
+from lora_ext.hosts.webui.settings import add_settings, lora_folder, lora_folders
+
+__all__ = [
+    "Builtin",
+    "WebuiModel",
+    "add_settings",
+    "current",
+    "guard",
+    "hand_back",
+    "interrupted",
+    "lora_folder",
+    "lora_folders",
+    "of",
+    "take_over",
+]

@@ -1,0 +1,40 @@
+"""Registers the extension with the WebUI. Everything it does is in `lora_ext`."""
+
+from pathlib import Path
+
+import gradio as gr
+from fastapi import Depends, FastAPI
+from modules import script_callbacks
+
+from lora_ext.api import make_service, mount
+from lora_ext.hosts import webui
+from lora_ext.hosts.library import Library
+from lora_ext.ui import build
+
+library = Library(webui.lora_folders())
+
+
+def after_save(path: Path) -> None:
+    """A new file is known at once, to us and to the host's cards."""
+    library.refresh()
+    webui.Builtin.find().list_again(path.stem)
+
+
+service = make_service(webui.current, webui.lora_folder, after_save, webui.interrupted)
+
+
+def tabs() -> list[tuple[gr.Blocks, str, str]]:
+    """The training tab."""
+    return [(build(service), "LoRA training", "lora_ext_tab")]
+
+
+def started(_: gr.Blocks | None, app: FastAPI) -> None:
+    """Routes for this app, and the tags: the builtin registers itself later than `before_ui` would allow."""
+    mount(app, service, [Depends(webui.guard)])
+    webui.take_over(library)
+
+
+script_callbacks.on_ui_tabs(tabs)
+script_callbacks.on_ui_settings(webui.add_settings)
+script_callbacks.on_app_started(started)
+script_callbacks.on_script_unloaded(webui.hand_back)
