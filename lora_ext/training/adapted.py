@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lora_ext.adapters import Adapter
 from lora_ext.layers import ConvGeometry, Layer, LayerName
+from lora_ext.model import module_of
 
 
 class Adapted(nn.Module):
@@ -43,11 +44,12 @@ class Adapted(nn.Module):
 
 
 def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:
-    """Put each adapter around its layer's module below `root` (layers of other components are left out)."""
+    """Put each adapter around its layer's module below `root`, a module built by the model room."""
+    paths = {module: path for path, module in root.named_modules()}
     for name, adapter in adapters.items():
-        parent_path, _, leaf = layers[name].module.rpartition(".")
-        parent = root.get_submodule(parent_path)
-        setattr(parent, leaf, Adapted(root.get_submodule(layers[name].module), adapter))
+        base = module_of(root, layers[name])
+        parent, _, leaf = paths[base].rpartition(".")
+        setattr(root.get_submodule(parent), leaf, Adapted(base, adapter))
 
 
 def _geometry(base: nn.Module) -> ConvGeometry | None:

@@ -65,3 +65,7 @@ class Finished:
 
 
 Event = Stage | Notice | Step | Preview | Saved | Finished
+
+
+class Stop(Exception):
+    """Throw this into the run (`events.throw(Stop())`) to end it and keep what it has learnt."""

@@ -15,10 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from lora_ext.errors import BadInput, Problem
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step
+from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
 from lora_ext.training.history import LossHistory
-from lora_ext.training.loop import Stop
-from lora_ext.training.snapshot import JobSnapshot, ProblemView, State, idle
+from lora_ext.training.snapshot import JobSnapshot, ProblemView, SavedView, State, idle
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +139,8 @@ class Job:
 
     def _note(self, event: Saved) -> None:
         path = Path(event.path)
-        self._now["saved"] = [
-            *self._now["saved"],
-            {"step": event.step, "name": path.stem, "path": str(path), "final": event.final},
-        ][-MOST_SAVED:]
+        saved: SavedView = {"step": event.step, "name": path.stem, "path": str(path), "final": event.final}
+        self._now["saved"] = [*self._now["saved"], saved][-MOST_SAVED:]
 
     def _keep(self, event: Preview, png: bytes) -> None:
         before = self._now["preview"]

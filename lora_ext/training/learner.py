@@ -6,14 +6,22 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_ext.adapters import Adapter, LoraAdapter, Network
 from lora_ext.config import NetworkConfig, TrainConfig
 from lora_ext.diffusion import NoiseSchedule, mse
 from lora_ext.layers import Layer, LayerName
 from lora_ext.live import LiveModel, Part, Session
-from lora_ext.model import Conditioning, TextEncoders, added_conditioning, build_text, build_unet, default_targets
+from lora_ext.model import (
+    Conditioning,
+    TextEncoders,
+    added_conditioning,
+    build_text,
+    build_unet,
+    checkpoint_gradients,
+    default_targets,
+)
 from lora_ext.training.adapted import attach
 from lora_ext.training.material import Batch, clip_skip, text_prefixes
 from lora_ext.training.optimizer import ParameterGroup
@@ -82,23 +90,15 @@ class Learner:
         self.session.place(*self.parts)
         arch, tensors = self.model.architecture, self._live()
         self._built_over = _addresses(tensors)
-        self.unet: nn.Module = build_unet(arch, self.arithmetic.tensors(tensors, (UNET_PREFIX,)))
+        self.unet = build_unet(arch, self.arithmetic.tensors(tensors, (UNET_PREFIX,)))
         attach(self.unet, self.layers, self._of("unet"))
         if self.config.optim.checkpointing:
-            self._checkpoint_unet()
+            checkpoint_gradients(self.unet)  # the UNet alone: text encoders hold little
         self.text: TextEncoders | None = None
         if "te" in self.parts:
             self.text = build_text(arch, self.arithmetic.tensors(tensors, text_prefixes(arch)))
             for number, encoder in enumerate(self.text.encoders, 1):
                 attach(encoder, self.layers, _only(self.adapters, f"te{number}"))
-
-    def _checkpoint_unet(self) -> None:
-        """The UNet alone: text encoders hold little. diffusers looks at `training`, which changes nothing else (its
-        dropout is 0)."""
-        self.unet.train()
-        enable = self.unet.enable_gradient_checkpointing
-        assert callable(enable)
-        enable()
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         if isinstance(batch.text, Conditioning):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,19 +18,17 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.live import LiveModel, RenderRequest
 from lora_ext.patching import Strengths
 from lora_ext.training.check import check, remarks
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step
+from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
 from lora_ext.training.keeper import Keeper
-from lora_ext.training.learner import Learner
-from lora_ext.training.material import Material, prepare
 from lora_ext.training.optimizer import Diverged, Stepper
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.schedule import Length, rate_factor
 
+if TYPE_CHECKING:
+    from lora_ext.training.learner import Learner
+    from lora_ext.training.material import Material
+
 READ_EVERY = 10  # steps between readings of the loss on a GPU; each reading waits for all queued work
-
-
-class Stop(Exception):
-    """Throw this into the generator (`events.throw(Stop())`) to end the run and keep what it has learnt."""
 
 
 def train(model: LiveModel, config: TrainConfig, *, output: Path) -> Generator[Event, None, None]:
@@ -47,6 +46,10 @@ def train(model: LiveModel, config: TrainConfig, *, output: Path) -> Generator[E
 
 
 def _run(model: LiveModel, config: TrainConfig, output: Path, report: DataReport) -> Generator[Event, None, None]:
+    # They need diffusers, which takes seconds to import: that belongs to a run, not to the start of a WebUI.
+    from lora_ext.training.learner import Learner  # noqa: PLC0415
+    from lora_ext.training.material import prepare  # noqa: PLC0415
+
     run: Run | None = None
     reason = "done"
     with model.session() as session:
@@ -54,6 +57,7 @@ def _run(model: LiveModel, config: TrainConfig, output: Path, report: DataReport
             yield from map(Notice, (*remarks(model, config), *report.notices))
             arithmetic = Arithmetic.choose(config.optim.precision, model.device)
             material = yield from prepare(model, session, config, arithmetic, report)
+            yield Stage("Building the model")
             learner = Learner(model, session, config, arithmetic)
             run = Run(model, config, material, learner, Keeper(model, config, material, learner, output))
             yield from run.learn()
@@ -121,7 +125,7 @@ class Run:
             self.seconds += time.perf_counter() - began
 
             rate = (optim.learning_rate or optim.text_encoder_lr) * factor
-            yield Step(step, total, epoch, self.length.epochs, reading and reading.loss, rate, self.seconds)
+            yield Step(step, total, epoch, self.length.epochs, reading.loss if reading else None, rate, self.seconds)
             if reading and reading.refused > self.refused:
                 yield self._tell_refused(reading.refused)
             if step < total:

@@ -58,7 +58,7 @@ class Stepper:
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients. `loss` is already divided by the number of micro-batches."""
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.pending = self.pending + loss.detach().float()
 
     def step(self, factor: float) -> None:
@@ -97,7 +97,7 @@ class Stepper:
         self.pending = torch.zeros_like(self.pending)
 
 
-def _scaler(half: bool, enabled: bool) -> torch.cuda.amp.GradScaler:
+def _scaler(half: bool, enabled: bool) -> torch.amp.GradScaler:
     """float16's loss scaler; or one that stays at 1 (a factor of exactly 1 is not allowed) and only checks."""
     make = torch.amp.GradScaler if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler  # torch 2.1
     return make(
