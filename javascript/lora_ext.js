@@ -8,7 +8,7 @@
     const BASE = "lora-ext/v1/page/";
     const EVERY = {busy: 1000, idle: 3000};
     const CHART_HEIGHT = 200;
-    const MARGIN = {left: 46, right: 10, top: 10, bottom: 24};
+    const MARGIN = {left: 46, right: 16, top: 10, bottom: 24};
 
     // What this page knows: the newest snapshot and all losses of its run.
     const seen = {snapshot: null, run: null, cursor: 0, losses: [], preview: null, picture: null};
@@ -151,6 +151,7 @@
             message.setAttribute("role", "alert");
             home.append(message);
             home.addEventListener("input", () => clear(home), {once: true});
+            home.addEventListener("change", () => clear(home), {once: true});
         }
         message.textContent = [message.textContent, problem.text].filter(Boolean).join(" ");
         const input = home.querySelector("input, textarea, select");
@@ -222,11 +223,12 @@
     }
 
     function drawFacts(job) {
-        const took = job.seconds ? `took ${duration(job.seconds)}` : "–";
+        const time = busy() ? job.eta : job.seconds || null;
         write("epoch", job.epochs ? `${job.epoch} of ${job.epochs}` : "–");
         write("loss", job.loss_mean === null ? "–" : job.loss_mean.toPrecision(3));
         write("rate", job.learning_rate === null ? "–" : rate(job.learning_rate));
-        write("left", busy() ? (job.eta === null ? "–" : duration(job.eta)) : took);
+        write("clock", busy() || job.state === "idle" ? "Time left" : "Time taken");
+        write("left", time === null ? "–" : duration(time));
     }
 
     function rate(value) {
@@ -319,7 +321,8 @@
         // A single spike must not press the curve flat.
         const top = Math.max(losses[Math.floor(0.98 * (losses.length - 1))], ...ends(mean)) * 1.05 || 1;
         const low = Math.min(losses[0], top) * 0.95;
-        const [first, last] = [points[0][0], points[points.length - 1][0]];
+        const last = points[points.length - 1][0];
+        const first = points[0][0] < last / 10 ? 0 : points[0][0];
         const right = width - MARGIN.right;
         const bottom = CHART_HEIGHT - MARGIN.bottom;
         const x = (step) => MARGIN.left + ((step - first) / Math.max(1, last - first)) * (right - MARGIN.left);
@@ -328,10 +331,10 @@
         const rows = ticks(low, top, 4).map((value) =>
             `<line x1="${MARGIN.left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>` +
             `<text x="${MARGIN.left - 6}" y="${y(value) + 4}" text-anchor="end">${short(value)}</text>`);
-        const columns = ticks(first, last, Math.max(2, Math.floor(width / 120))).map((value) =>
+        const columns = ticks(first, last, Math.max(3, Math.floor(width / 90))).map((value) =>
             `<text x="${x(value)}" y="${CHART_HEIGHT - 6}" text-anchor="middle">${short(value)}</text>`);
         const label = `Loss from step ${first} to ${last}, now about ${mean[mean.length - 1][1].toPrecision(3)}`;
-        return `<svg role="img" aria-label="${label}" width="${width}" height="${CHART_HEIGHT}"><title>${label}</title>` +
+        return `<svg role="img" aria-label="${label}" width="${width}" height="${CHART_HEIGHT}">` +
             `<g class="lora-ext-grid">${rows.join("")}${columns.join("")}</g>` +
             `<path class="lora-ext-raw" d="${path(points)}"/><path class="lora-ext-mean" d="${path(mean)}"/></svg>`;
     }

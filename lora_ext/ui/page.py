@@ -40,7 +40,7 @@ def application(service: Service, mount: Callable[[FastAPI], None]) -> FastAPI:
     for name, path in ASSETS.items():
         app.add_api_route(f"/lora-ext/v1/assets/{name}", _sender(path), methods=["GET"], include_in_schema=False)
     mount(app)
-    return gr.mount_gradio_app(app, _page(service), path="/")
+    return gr.mount_gradio_app(app, _page(service), path="/", **_look(gr.mount_gradio_app))
 
 
 def _sender(path: Path) -> Callable[[], FileResponse]:
@@ -52,12 +52,18 @@ def _sender(path: Path) -> Callable[[], FileResponse]:
 
 def _page(service: Service) -> gr.Blocks:
     tab = build(service)
-    with gr.Blocks(title="LoRA training", analytics_enabled=False) as page:
+    with gr.Blocks(title="LoRA training", analytics_enabled=False, **_look(gr.Blocks)) as page:
         gr.HTML('<h1 class="lora-ext-title">Train a LoRA</h1>')
         tab.render()
         page.load(None, None, None, **{_script_argument(page): _loader()})
     page.queue()
     return page
+
+
+def _look(taker: Callable[..., object]) -> dict[str, gr.themes.Base]:
+    """A theme with the system's own fonts (gradio's asks the internet), for what takes one in this gradio."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return {"theme": theme} if "theme" in inspect.signature(taker).parameters else {}
 
 
 def _script_argument(page: gr.Blocks) -> str:

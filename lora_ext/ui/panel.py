@@ -19,12 +19,12 @@ def panel(page_key: str) -> str:
     <div><dt>Epoch</dt><dd data-slot="epoch">–</dd></div>
     <div><dt>Loss</dt><dd data-slot="loss">–</dd></div>
     <div><dt>Learning rate</dt><dd data-slot="rate">–</dd></div>
-    <div><dt>Time left</dt><dd data-slot="left">–</dd></div>
+    <div><dt data-slot="clock">Time left</dt><dd data-slot="left">–</dd></div>
   </dl>
   <div class="lora-ext-problem" data-slot="problem" role="alert"></div>
   <div class="lora-ext-saved" data-slot="saved" aria-live="polite"></div>
   <div class="lora-ext-views">
-    <figure class="lora-ext-chart"><div data-slot="chart"></div></figure>
+    <figure class="lora-ext-chart"><figcaption>Loss by step</figcaption><div data-slot="chart"></div></figure>
     <figure class="lora-ext-preview" data-slot="preview"></figure>
   </div>
   <ul class="lora-ext-notices" data-slot="notices" aria-live="polite" aria-label="Notices"></ul>

@@ -99,7 +99,9 @@ def view(problem: Problem) -> ProblemView:
 
 
 def labelled(field: str, text: str) -> ProblemView:
-    """A problem for the page from its field and its sentence."""
+    """A problem for the page from field and sentence, less the help line that stands at the field anyway."""
     known = settings(TrainConfig)
-    label = known[field].label if field in known else field
-    return {"field": field, "label": label, "text": text[:1].upper() + text[1:]}
+    if field not in known:
+        return {"field": field, "label": field, "text": text[:1].upper() + text[1:]}
+    short = text.removesuffix(known[field].help).strip() or text
+    return {"field": field, "label": known[field].label, "text": short[:1].upper() + short[1:]}

@@ -35,6 +35,9 @@ def build(service: Service) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id="lora_ext"):
             with gr.Column(scale=3, min_width=320, elem_id="lora_ext_form"):
+                gr.HTML(
+                    '<p class="lora-ext-lead">Learns from a folder of pictures, on the checkpoint that is loaded.</p>'
+                )
                 fields = _form(known)
             with gr.Column(scale=2, min_width=320, elem_id="lora_ext_side"):
                 with gr.Row(elem_id="lora_ext_buttons"):
@@ -62,7 +65,7 @@ def answer(problems: Iterable[ProblemView] = (), error: str = "") -> str:
     facts = f'data-id="{secrets.token_hex(4)}" data-problems="{escape(json.dumps(listed), quote=True)}"'
     if not listed and not error:
         return f'<div class="lora-ext-reply" {facts}></div>'
-    line = error or "Not started. Please look at:"
+    line = error or "Not started. Please look at what is marked in red."
     items = "".join(_item(p) for p in listed)
     return f'<div class="lora-ext-reply lora-ext-bad" role="alert" {facts}><p>{escape(line)}</p><ul>{items}</ul></div>'
 
