@@ -51,13 +51,14 @@ def state_dict(parts: Iterable[Part], tensors: Mapping[str, Tensor]) -> dict[str
     out: dict[str, Tensor] = {}
     problems: list[Problem] = []
     for part in parts:
-        try:
-            bias = part.bias_in(tensors)
-            out[f"{part.module}.weight"] = part.weight_in(tensors)
-            if bias is not None:
-                out[f"{part.module}.bias"] = bias
-        except BadInput as e:
-            problems += e.problems
+        for name, find in (("weight", part.weight_in), ("bias", part.bias_in)):
+            try:
+                tensor = find(tensors)
+            except BadInput as e:
+                problems += e.problems
+                continue
+            if tensor is not None:
+                out[f"{part.module}.{name}"] = tensor
     if problems:
         raise BadInput(*_few(problems))
     return out

@@ -1,6 +1,6 @@
 """CLIP's tokenizer (Radford et al. 2021): captions to ids, offline, whatever the versions of the libraries.
 
-CLIP repairs text with ftfy first. Where that is installed, as in every WebUI, it is used here too; where it is not, what
+CLIP repairs text with ftfy first. Where that is installed, as in every WebUI, it is used here too; elsewhere what
 of it matters for captions is done by hand: composed characters and straight quotes.
 """
 
