@@ -66,7 +66,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     args, rest = parser.parse_known_args(argv)
     if rest:
         known = [text for action in parser._actions for text in action.option_strings]
-        raise BadInput(*(_unknown(word, known) for word in rest))
+        flags = [word for word in rest if word.startswith("-")] or rest  # without the values of unknown flags
+        raise BadInput(*(_unknown(word, known) for word in flags))
     return args
 
 

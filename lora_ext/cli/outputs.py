@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lora_ext.errors import BadInput, Problem
+from lora_ext.formats import write_atomically
 
 UNTYPABLE = frozenset('<>:"|?*')  # cannot stand in a `<lora:name:1>` tag, or in a file name on Windows
 
@@ -70,14 +71,7 @@ def write_png(path: Path, image: Image.Image, parameters: str) -> None:
     """Write a PNG with the WebUI's `parameters` text, whole or not at all."""
     text = PngInfo()
     text.add_text("parameters", parameters)
+    packed = io.BytesIO()
+    image.save(packed, format="PNG", pnginfo=text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, [packed.getvalue()])

@@ -74,11 +74,12 @@ def stoppable(events: Generator[Event, None, None], asked: Interrupt) -> Iterato
     """The events of a run, which is told once when the user wants it to stop and then says what it saved."""
     told = False
     while True:
+        tell = asked.stop and not told
+        told = told or tell
         try:
-            yield events.throw(Stop()) if asked.stop and not told else next(events)
+            yield events.throw(Stop()) if tell else next(events)
         except StopIteration:
             return
-        told = asked.stop
 
 
 @contextmanager

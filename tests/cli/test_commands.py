@@ -67,7 +67,7 @@ def test_info(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(lora), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["metadata"]["ss_network_dim"] == "4"
-    assert told["family"] == "sd1"
+    assert told["made_for"] == "SD 1.x"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one child")

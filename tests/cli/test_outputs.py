@@ -30,7 +30,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BadInput, match="No space"):
         write_png(path, Image.new("RGB", (8, 8), "blue"), "second")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.png"]
