@@ -63,7 +63,11 @@ class NameTable:
     def spellings(self, layer: Layer) -> Iterator[str]:
         """Every prefix under which files name `layer`; the same one may come twice."""
         underscored, dotted = self._prefixes(layer.name)
-        for path in {layer.module: None, layer.name.path: None}:
+        paths = {layer.module: None, layer.name.path: None}
+        if layer.name.component != "unet":
+            # transformers 5 has no such level in `CLIPTextModel`, so that files saved with it lack it
+            paths[layer.name.path.removeprefix("text_model.")] = None
+        for path in paths:
             yield from (prefix + _underscored(path) for prefix in underscored)
             yield from (prefix + path for prefix in dotted)
             for path_of_factors in _processor(layer.name, path):
