@@ -15,8 +15,8 @@ from PIL import Image
 CAPTIONS = {
     "astronaut.png": "photo of a woman in an orange space suit, smiling, flag in the background",
     "chelsea.png": "photo of a ginger tabby cat, close-up, looking to the side",
-    "coffee.png": "photo of a cup of coffee with a spoon on a wooden table",
-    "rocket.jpg": "photo of a rocket launching, bright flames and smoke at dusk",
+    "coffee.png": "photo of a red cup of coffee with a spoon on a red saucer, wooden table",
+    "rocket.jpg": "photo of a rocket standing on its launch pad at dusk, bright lights below",
 }
 
 

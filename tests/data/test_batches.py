@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_buckets_are_shuffled_among_each_other() -> None:
     buckets = [MANY.pictures[batch[0].picture_index].bucket for batch in Batches(MANY, 2, 0).epoch(0)]
-    changes = sum(a != b for a, b in zip(buckets, buckets[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(buckets))
     assert changes > len(set(buckets))
 
 
