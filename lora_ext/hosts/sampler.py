@@ -58,7 +58,7 @@ def denoise(
 ) -> Tensor:
     """Latents [1, 4, h, w], float32 on the CPU. The UNet runs in its own dtype on its own device."""
     weight = next(unet.parameters())
-    latents = noise * scheduler.init_noise_sigma
+    latents: Tensor = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         # Arithmetic of the steps stays in float32 on the CPU: a latent is a few kilobytes, exactness is worth more.
         scaled = scheduler.scale_model_input(latents, t).to(weight.device, weight.dtype)

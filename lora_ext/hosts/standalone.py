@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_ext.config import CheckpointConfig
 from lora_ext.errors import BadInput, Problem
@@ -22,7 +23,6 @@ from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session
 from lora_ext.model import (
     Conditioning,
-    TextEncoders,
     Tokenizer,
     added_conditioning,
     build_text,
@@ -59,7 +59,7 @@ class StandaloneModel:
         self.patcher = WeightPatcher(lambda: self.tensors, self.table)
         self._keys = {part: [k for k in tensors if part_of(k, arch) == part] for part in PARTS}
         self._there: set[Part] = set(PARTS)
-        self._modules: dict[Part, nn.Module] = {}
+        self._modules: dict[Part, Any] = {}  # diffusers' modules, whose types the checker does not see
         self._tokenizer = Tokenizer()
         self._lock = threading.RLock()
 
@@ -126,7 +126,6 @@ class StandaloneModel:
     def _guidance(self, request: RenderRequest) -> Guidance:
         arch = self.architecture
         with self._at_hand("te") as text:
-            assert isinstance(text, TextEncoders)
             tokens = self._tokenizer.tokens([request.negative, request.prompt], arch)
             placed = tuple(t.to(self.device) for t in tokens)
             conditioning = _without_empty_negative(arch, request, text.encode(placed))
@@ -144,23 +143,20 @@ class StandaloneModel:
         return torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1).to(self.dtype)
 
     @contextmanager
-    def _at_hand(self, part: Part) -> Iterator[nn.Module]:
+    def _at_hand(self, part: Part) -> Iterator[Any]:
         """The part's module on the device; afterwards the part is where it was."""
         absent = part not in self._there
         if absent:
             self._move(part, True)
         try:
-            yield self._module(part)
+            if part not in self._modules:
+                self._modules[part] = self._build(part)
+            yield self._modules[part]
         finally:
             if absent:
                 self._move(part, False)
 
-    def _module(self, part: Part) -> nn.Module:
-        if part not in self._modules:
-            self._modules[part] = self._build(part)
-        return self._modules[part]
-
-    def _build(self, part: Part) -> nn.Module:
+    def _build(self, part: Part) -> object:
         if part == "unet":
             return build_unet(self.architecture, self.tensors)
         if part == "te":
