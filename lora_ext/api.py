@@ -24,9 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from lora_ext.config import Setting, TrainConfig, Value, flat, read, settings
 from lora_ext.errors import BadInput, Problem
 from lora_ext.live import LiveModel
-from lora_ext.training.events import Event, Saved
-from lora_ext.training.job import JobBoard, board
-from lora_ext.training.loop import train
+from lora_ext.training import Event, JobBoard, Saved, board, train
 from lora_ext.ui import Service, Snapshot, labelled, serve, view
 
 PREFIX = "/lora-ext/v1"

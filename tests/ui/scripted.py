@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 
 from lora_ext.config import TrainConfig
 from lora_ext.errors import BadInput, Problem
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step
-from lora_ext.training.loop import Stop
+from lora_ext.training import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
 
 
 @dataclass
@@ -26,15 +25,13 @@ class Script:
     """While clear, the run waits before its first step."""
     failing: BaseException | None = None
     """Raised at half-way."""
-    wrong_images: bool = False
-    written: bool = True
 
     def __post_init__(self) -> None:
         self.hold.set()
 
     def train(self, model: object, config: TrainConfig, *, output: Path) -> Generator[Event, None, None]:
         """In place of `lora_ext.training.train`; complains at once, as it does."""
-        if self.wrong_images or not Path(config.data.images).is_dir():
+        if not Path(config.data.images).is_dir():
             raise BadInput(Problem("images", "there is no such folder", "a folder with pictures", config.data.images))
         if output.exists() and not config.save.overwrite:
             raise BadInput(Problem("output", "the file is already there", got=output.name))
@@ -61,8 +58,7 @@ class Script:
                     yield Preview(step, config.preview.preview_prompt, picture(step / total))
         except Stop:
             reason = "stopped"
-        if self.written:
-            output.write_bytes(b"file")
+        output.write_bytes(b"file")
         yield Saved(step, output, final=True)
         yield Finished(step, reason)
 

@@ -1,0 +1,261 @@
+"""The tab in a real browser, over a scripted run: what an artist sees and does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from lora_ext.config import TrainConfig, settings
+from lora_ext.errors import BadInput, Problem
+
+playwright = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED: the tab in a browser needs playwright")
+expect = playwright.expect
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if not CHROMIUM:
+        pytest.skip("NOT CHECKED: no Chromium here for the tab's tests; install one or set CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    contexts = []
+
+    def opened(size=WIDE, dark=False):
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15000)
+        page.crashes = []
+        page.on("pageerror", page.crashes.append)
+        page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
+        ready(page)
+        return page
+
+    yield opened
+    crashes = [crash for context in contexts for page in context.pages for crash in page.crashes]
+    for context in contexts:
+        context.close()
+    assert not crashes
+
+
+def ready(page):
+    page.wait_for_selector("#lora_ext_start")
+    page.wait_for_selector("[data-slot=chart] > *", state="attached")
+
+
+def box(page, name):
+    return page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
+
+
+def message(page, name):
+    return page.locator(f"#lora_ext_field_{name} .lora-ext-error")
+
+
+def slot(page, name):
+    return page.locator(f"[data-slot={name}]")
+
+
+def fill(page, stage, **more):
+    for name, value in stage.values(**more).items():
+        box(page, name).fill(str(value))
+
+
+def start(page):
+    page.click("#lora_ext_start")
+
+
+def count(page):
+    found = re.search(r"step (\d+) of", slot(page, "count").inner_text())
+    return int(found[1]) if found else 0
+
+
+def wait_for_step(page, step):
+    page.wait_for_function(f"() => (document.querySelector('[data-slot=count]').textContent.match(/\\d+/) || [0])[0] > {step}")
+
+
+def panel(page, state):
+    return page.locator(f".lora-ext-panel[data-state={state}]")
+
+
+def test_a_beginner_sees_the_few_settings(open_page):
+    page = open_page()
+    basic = [s for s in settings(TrainConfig).values() if s.basic]
+    for s in basic:
+        expect(box(page, s.name)).to_be_visible()
+    page.wait_for_timeout(300)
+    seen = page.locator("[id^=lora_ext_field_]:visible").evaluate_all("all => all.map(e => e.id)")
+    assert set(seen) == {f"lora_ext_field_{s.name}" for s in basic}
+    expect(slot(page, "state")).to_have_text("Nothing is being trained.")
+    expect(page.locator("#lora_ext_stop")).to_be_disabled()
+    expect(page.locator("#lora_ext_restore")).to_be_hidden()
+
+
+def test_errors_stand_at_their_fields(open_page, stage):
+    page = open_page()
+    box(page, "rank").fill("0")
+    box(page, "batch_size").fill("")
+    start(page)
+    expect(message(page, "images")).to_contain_text("is needed")
+    expect(message(page, "output")).to_contain_text("is needed")
+    expect(message(page, "rank")).to_contain_text("1 to 1024")
+    expect(message(page, "batch_size")).to_contain_text("a whole number")
+    expect(page.locator(".lora-ext-error")).to_have_count(4)
+    expect(page.locator(".lora-ext-bad")).to_contain_text("Not started")
+    assert box(page, "rank").get_attribute("aria-invalid") == "true"
+    fill(page, stage, rank=4)
+    expect(message(page, "images")).to_have_count(0)
+    expect(message(page, "rank")).to_have_count(0)
+    box(page, "batch_size").fill("2")
+    box(page, "output").fill("a/b")
+    start(page)
+    expect(message(page, "output")).to_contain_text("Leave out")
+    expect(page.locator(".lora-ext-error")).to_have_count(1)
+    box(page, "output").fill("my cat")
+    start(page)
+    expect(panel(page, "done")).to_be_visible()
+    expect(page.locator(".lora-ext-error")).to_have_count(0)
+    expect(page.locator(".lora-ext-bad")).to_have_count(0)
+
+
+def test_the_same_mistake_twice_is_told_twice(open_page, stage):
+    page = open_page()
+    for _ in range(2):
+        fill(page, stage, images="/nowhere/at/all")
+        expect(message(page, "images")).to_have_count(0)
+        start(page)
+        expect(message(page, "images")).to_contain_text("no such folder")
+
+
+def test_a_run_that_fails_names_a_folded_field(open_page, stage):
+    stage.script.failing = BadInput(Problem("conv_rank", "this <i>model</i> has no such layers", "0", "4"))
+    page = open_page()
+    fill(page, stage)
+    start(page)
+    expect(panel(page, "failed")).to_be_visible()
+    expect(message(page, "conv_rank")).to_be_visible()
+    expect(message(page, "conv_rank")).to_contain_text("This <i>model</i> has no such layers")
+    expect(slot(page, "problem")).to_contain_text("Convolution rank: This <i>model</i>")
+    expect(page.locator("#lora_ext_start")).to_be_enabled()
+
+
+def test_a_run_is_shown_live(open_page, stage):
+    stage.script.pause = 0.03
+    page = open_page()
+    fill(page, stage, max_steps=200, preview_prompt="a <b>cat</b>", preview_every=20)
+    start(page)
+    wait_for_step(page, 10)
+    first = count(page)
+    wait_for_step(page, first)
+    assert count(page) > first
+    expect(page.locator("#lora_ext_start")).to_be_disabled()
+    expect(slot(page, "state")).to_contain_text("Training")
+    expect(page.locator("[data-slot=chart] svg path")).to_have_count(2)
+    curve = page.locator("[data-slot=chart] .lora-ext-mean").get_attribute("d")
+    assert curve.count("L") >= 5
+    assert "NaN" not in curve
+    expect(page.locator("[data-slot=preview] img")).to_be_visible()
+    page.wait_for_function("() => document.querySelector('[data-slot=preview] img').naturalWidth === 256")
+    expect(page.locator("[data-slot=preview] figcaption")).to_contain_text("a <b>cat</b>")
+    expect(slot(page, "notices")).to_contain_text("<b>3 pictures</b> have no caption")
+    expect(slot(page, "left")).to_have_text(re.compile(r"^\d+ s$"))
+    expect(slot(page, "rate")).to_have_text("1e-4")
+    expect(slot(page, "epoch")).to_have_text(re.compile(r"^\d+ of 10$"))
+    expect(panel(page, "done")).to_be_visible()
+    expect(slot(page, "saved")).to_contain_text("<lora:my cat:0.7>")
+    expect(slot(page, "count")).to_have_text("step 200 of 200")
+    expect(page.locator("#lora_ext_start")).to_be_enabled()
+
+
+def test_a_reload_and_a_second_page_show_the_same_run(open_page, stage):
+    stage.script.pause = 0.05
+    page = open_page()
+    fill(page, stage, max_steps=2000, rank=7)
+    page.click("#lora_ext_more .label-wrap")
+    box(page, "seed").fill("1234")
+    start(page)
+    wait_for_step(page, 5)
+    page.reload()
+    ready(page)
+    wait_for_step(page, 10)
+    expect(box(page, "images")).to_have_value(str(stage.pictures))
+    expect(box(page, "rank")).to_have_value("7")
+    page.click("#lora_ext_more .label-wrap")
+    expect(box(page, "seed")).to_have_value("1234")
+    other = open_page(PHONE)
+    wait_for_step(other, 10)
+    whole = stage.service.snapshot()["losses"][0][0]
+    assert whole == 1
+    expect(other.locator("[data-slot=chart] svg")).to_have_attribute("aria-label", re.compile("^Loss from step 0 "))
+    other.click("#lora_ext_stop")
+    expect(panel(other, "stopped")).to_be_visible()
+    expect(panel(page, "stopped")).to_be_visible()
+    expect(slot(page, "saved")).to_contain_text("<lora:my cat:0.7>")
+    assert (stage.outputs / "my cat.safetensors").exists()
+    # A new run, begun on one page, replaces the old one on the other, without the old curve.
+    stage.script.pause = 0.001
+    other.locator("#lora_ext_field_max_steps input").fill("40")
+    other.locator("#lora_ext_field_output").locator("input, textarea").first.fill("second")
+    start(other)
+    expect(slot(page, "state")).to_have_text("second: done.")
+    expect(page.locator("[data-slot=chart] svg")).to_have_attribute("aria-label", re.compile("to 40, "))
+
+
+def test_losing_the_server_is_told(open_page, stage):
+    page = open_page()
+    page.route("**/lora-ext/v1/page/job*", lambda route: route.abort())
+    expect(slot(page, "state")).to_contain_text("No connection")
+    page.unroute("**/lora-ext/v1/page/job*")
+    expect(slot(page, "state")).to_have_text("Nothing is being trained.")
+
+
+def luminance(color):
+    parts = [float(p) / 255 for p in re.findall(r"[\d.]+", color)[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+GROUND = """e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)$/.test(c)) return c; } return "rgb(255, 255, 255)"; }"""
+
+
+def contrast(locator):
+    ink = luminance(locator.evaluate("e => getComputedStyle(e).color"))
+    ground = luminance(locator.evaluate(GROUND))
+    return (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_it_fits_and_can_be_read(open_page, stage, size, dark):
+    page = open_page(size, dark)
+    start(page)
+    expect(message(page, "images")).to_be_visible()
+    name = "a very long name without any end " + "x" * 80
+    fill(page, stage, output=name, preview_prompt="y" * 300, preview_every=10)
+    start(page)
+    expect(panel(page, "done")).to_be_visible()
+    expect(page.locator("[data-slot=preview] img")).to_be_visible()
+    start(page)
+    expect(message(page, "output")).to_contain_text("already there")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    right = page.locator("#lora_ext_side").bounding_box()
+    left = page.locator("#lora_ext_form").bounding_box()
+    beside = right["x"] >= left["x"] + left["width"] - 1
+    assert beside is (size is WIDE)
+    told = [message(page, "output"), slot(page, "state"), page.locator(".lora-ext-bad p")]
+    for text in [*told, page.locator("[data-slot=saved] code")]:
+        assert contrast(text) >= 4.5, text
