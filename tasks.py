@@ -17,6 +17,7 @@ REQUIREMENTS = ROOT / "requirements"
 OLDEST = (3, 10)
 CODE = ("lora_ext", "scripts", "demo", "benchmarks", "tests", "tasks.py", "install.py")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+PLAYWRIGHTS = "from playwright.sync_api import sync_playwright as p\nwith p() as d: print(d.chromium.executable_path)"
 
 
 class Trouble(Exception):
@@ -59,7 +60,7 @@ def demo(rest: Sequence[str], *, ui: bool) -> int:
 
 def test(rest: Sequence[str], *, host_pins: bool, webui: bool) -> int:
     """Install what the suite needs and run it: style and types (newest libraries only), then pytest."""
-    if webui and not Path(os.environ.get("WEBUI_DIR", "")).joinpath("webui.py").is_file():
+    if webui and not Path(os.environ.get("WEBUI_DIR", "")).joinpath("launch.py").is_file():
         raise Trouble("--webui needs WEBUI_DIR, the folder of a stable-diffusion-webui that starts on this machine")
     if host_pins:
         python = environment(ROOT / ".venv-pins", python310(), ["host-pins.txt"], alone="no-deps.txt")
@@ -130,11 +131,16 @@ def pip(python: Path, words: Sequence[str]) -> None:
 
 
 def browser(python: Path) -> None:
-    """Tests of the tab drive a real browser: the machine's own, or one that playwright keeps."""
-    if any(shutil.which(name) for name in BROWSERS):
-        return
-    say("no Chromium on this machine: asking playwright for one")
-    if run([python, "-m", "playwright", "install", "chromium"]):
+    """Tests of the tab drive a real browser, named in $CHROMIUM: the machine's own, or one that playwright keeps."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        say("no Chromium on this machine: asking playwright for one")
+        run([python, "-m", "playwright", "install", "chromium"])
+        kept = (quiet([python, "-c", PLAYWRIGHTS]) or "").strip()
+        found = kept if Path(kept).is_file() else None
+    if found:
+        os.environ["CHROMIUM"] = found
+    else:
         say("that did not work; the browser tests will be skipped and say so")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from demo import random_base
-from demo.pictures import write_pictures
+from demo.pictures import CAPTIONS, write_pictures
 from lora_ext.cli import main as command_line
 from lora_ext.cli.outputs import write_png
 from lora_ext.cli.progress import Progress
@@ -25,7 +25,7 @@ SHIPPED = HERE / "base.safetensors"
 OUT = HERE / "out"
 STRENGTHS = (0.0, 0.7, 1.0)
 SEEDS = (1, 2, 3)
-PROMPT = "photo of a ginger tabby cat, close-up, looking to the side"
+PROMPT = CAPTIONS["chelsea.png"]
 SIDE = 128  # px; the base is small and a CPU must do
 ADDRESS = "127.0.0.1:7861"
 

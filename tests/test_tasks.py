@@ -31,6 +31,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(tasks, "make", make)
     monkeypatch.setattr(tasks, "quiet", lambda words: "")
     monkeypatch.setattr(tasks.shutil, "which", lambda name: None)
+    monkeypatch.setenv("CHROMIUM", "")
     return commands
 
 
@@ -79,6 +80,13 @@ def test_the_whole_suite(ran: list[list[str]]) -> None:
     assert any("no-deps.txt" in words[-1] and "--no-deps" in words for words in ran)
 
 
+def test_a_browser_on_the_machine_is_taken(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.shutil, "which", lambda name: "/bin/chrome" if name == "google-chrome" else None)
+    tasks.main(["test"])
+    assert tasks.os.environ["CHROMIUM"] == "/bin/chrome"
+    assert not any("playwright" in words for words in ran)
+
+
 def test_words_for_pytest_are_handed_on(ran: list[list[str]]) -> None:
     tasks.main(["test", "tests/cli", "-k", "size", "-x"])
     assert ran[-1][1:] == ["-m", "pytest", "tests/cli", "-k", "size", "-x"]
@@ -119,7 +127,7 @@ def test_webui_needs_its_folder(
 
 
 def test_webui_runs_the_hosts_tests(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "webui.py").touch()
+    (tmp_path / "launch.py").touch()
     monkeypatch.setenv("WEBUI_DIR", str(tmp_path))
     assert tasks.main(["test", "--webui"]) == 0
     assert ran[-1][1:] == ["-m", "pytest", "tests/hosts"]
