@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"loading {config.model.checkpoint}", file=sys.stderr)
     model = StandaloneModel.load(config.model)
     print(f"LoRAs are written to {folder}", file=sys.stderr)
+    print(f"the tab: http://127.0.0.1:{config.serve.port} (Ctrl-C ends it)", file=sys.stderr)
     serve_standalone(lambda: model, lambda: folder, config.serve.port)
     return 0
 
