@@ -121,7 +121,7 @@ class Library:
 
     def _by_alias(self, name: str) -> list[Path]:
         paths = {path for found in (self._names or {}).values() for path in found}
-        return sorted(path for path in paths if _normal(self._alias(path)) == _normal(name))
+        return sorted(path for path in paths if name and _normal(self._alias(path)) == _normal(name))
 
     def _alias(self, path: Path) -> str:
         """What a file calls itself, from its header; empty when it does not say or cannot be read."""

@@ -19,7 +19,7 @@ from lora_ext.formats import NameTable
 from lora_ext.hosts.webui import weights
 from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.job import job
-from lora_ext.hosts.webui.keepsake import move, tensors_of, undisturbed
+from lora_ext.hosts.keepsake import move, tensors_of, undisturbed
 from lora_ext.hosts.webui.picture import paint
 from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session

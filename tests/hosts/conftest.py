@@ -1,0 +1,56 @@
+"""A real WebUI for the tests that need one: the folder of a stable-diffusion-webui that starts comes in WEBUI_DIR."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from webui_server import Server
+
+from demo.pictures import write_pictures
+from demo.random_base import make
+
+FAMILIES = ("sd1", "sdxl", "sd2")
+
+
+def webui_folder() -> Path:
+    """WEBUI_DIR, or a loud skip."""
+    given = os.environ.get("WEBUI_DIR", "")
+    if not given:
+        pytest.skip("NOT TESTED IN THE REAL WEBUI: set WEBUI_DIR to a stable-diffusion-webui 1.10.1 folder that starts")
+    assert (Path(given) / "launch.py").is_file(), f"WEBUI_DIR={given} holds no stable-diffusion-webui"
+    return Path(given)
+
+
+@pytest.fixture(scope="session")
+def webui_python() -> Path:
+    """The WebUI's Python: WEBUI_PYTHON, or that of its venv."""
+    inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    python = Path(os.environ.get("WEBUI_PYTHON", "") or webui_folder() / "venv" / inside)
+    assert python.is_file(), f"no Python at {python}; set WEBUI_PYTHON"
+    return python
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-image's astronaut, chelsea, coffee and rocket with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder, 128)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Shrunken random checkpoints that the WebUI loads by their yaml."""
+    webui_folder()
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [make(family, folder / f"{family}.safetensors") for family in FAMILIES]
+
+
+@pytest.fixture(scope="session")
+def server(webui_python: Path, base_checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory):
+    """One WebUI for all tests, started as users start it, with our extension and the tests' probe."""
+    running = Server(webui_folder(), webui_python, tmp_path_factory.mktemp("webui"), base_checkpoints)
+    yield running
+    running.stop()

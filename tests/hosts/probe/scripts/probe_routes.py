@@ -1,0 +1,133 @@
+"""Put into the WebUI's extensions by the tests: shows what a user cannot see, and breaks things on purpose."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from fastapi import FastAPI
+from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, shared
+
+seen: dict[str, str] = {"comments": ""}
+
+
+class Listener(scripts.Script):
+    """Keeps the comments of the last picture."""
+
+    def title(self):
+        return "probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def postprocess(self, p, processed, *args):
+        seen["comments"] = processed.comments
+
+
+def model_state() -> dict[str, object]:
+    """Everything that training must leave as it was."""
+    model = shared.sd_model
+    tensors = dict(model.state_dict(keep_vars=True))
+    modes = {name: module.training for name, module in model.named_modules()}
+    return {
+        "tensors": {name: digest(t) for name, t in tensors.items()},
+        "requires_grad": {name: t.requires_grad for name, t in tensors.items()},
+        "grads": [name for name, t in tensors.items() if t.grad is not None],
+        "devices": sorted({str(t.device) for t in tensors.values()}),
+        "dtypes": {name: str(t.dtype) for name, t in tensors.items()},
+        "modes": modes,
+        "modules": {name: type(module).__qualname__ for name, module in model.named_modules()},
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+        "attention": [sd_hijack.model_hijack.optimization_method, attention()],
+        "options": {k: repr(v) for k, v in shared.opts.data.items() if k != "sd_checkpoint_hash"},
+        "alphas": digest(model.alphas_cumprod),
+        "grad_mode": torch.is_grad_enabled(),
+        "job": [shared.state.job, shared.state.job_count, shared.state.interrupted],
+    }
+
+
+def digest(tensor: torch.Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def attention() -> str:
+    import ldm.modules.attention
+    import sgm.modules.attention
+
+    pair = ldm.modules.attention.CrossAttention.forward, sgm.modules.attention.CrossAttention.forward
+    return " ".join(f"{f.__module__}.{f.__qualname__}" for f in pair)
+
+
+def forwards() -> dict[str, str]:
+    """Whose code runs when a layer is called."""
+    classes = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.MultiheadAttention)
+    return {c.__name__: c.forward.__module__ for c in classes}
+
+
+def fail_after(calls: int) -> dict[str, bool]:
+    """The training's loss raises, once, after so many calls: an exception in the middle of a run."""
+    from lora_ext.training import learner
+
+    usual, left = learner.mse, [calls]
+
+    def broken(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            learner.mse = usual
+            raise RuntimeError("broken on purpose by the test")
+        return usual(*args, **kwargs)
+
+    learner.mse = broken
+    return {"armed": True}
+
+
+def parity(width: int = 96, height: int = 64) -> dict[str, float]:
+    """Our modules over the live tensors against the host's own: largest difference over largest value."""
+    from modules.prompt_parser import SdConditioning
+
+    from lora_ext.hosts.webui import current
+    from lora_ext.model import Tokenizer, added_conditioning, build_text, build_unet, build_vae
+
+    live, model = current(), shared.sd_model
+    arch, tensors = live.architecture, live.tensors
+    prompts = ["a photo of a cat, red hat", "x"]
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, height // 8, width // 8, generator=g)
+    t = torch.tensor([17, 801])
+    pixels = torch.rand(1, 3, height, width, generator=g) * 2 - 1
+    with torch.no_grad(), devices.autocast():
+        cond = model.get_learned_conditioning(SdConditioning(prompts, width=width, height=height))
+        context = cond["crossattn"] if isinstance(cond, dict) else cond
+        vector = {"y": cond["vector"]} if isinstance(cond, dict) else {}
+        theirs = model.model.diffusion_model(x, timesteps=t, context=context, **vector)
+        moments = model.first_stage_model.quant_conv(model.first_stage_model.encoder(pixels))
+        latents = moments.chunk(2, 1)[0] * arch.vae.scale
+    with torch.no_grad():
+        text = build_text(arch, tensors).encode(Tokenizer().tokens(prompts, arch))
+        sizes = torch.tensor([[height, width, 0, 0, height, width]] * 2)
+        added = added_conditioning(arch, text.pooled, sizes)
+        ours = build_unet(arch, tensors)(x, t, text.context, added_cond_kwargs=added, return_dict=False)[0]
+        coded = build_vae(arch, tensors).encode(pixels).latent_dist.mode() * arch.vae.scale
+    out = {"text": apart(text.context, context), "unet": apart(ours, theirs), "vae": apart(coded, latents)}
+    if text.pooled is not None:
+        out["pooled"] = apart(text.pooled, cond["vector"][:, : text.pooled.shape[1]])
+    return out
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def routes(_, app: FastAPI) -> None:
+    app.add_api_route("/probe/model", model_state, methods=["GET"])
+    app.add_api_route("/probe/forwards", forwards, methods=["GET"])
+    app.add_api_route("/probe/comments", lambda: seen, methods=["GET"])
+    app.add_api_route("/probe/parity", parity, methods=["GET"])
+    app.add_api_route("/probe/fail/{calls}", fail_after, methods=["POST"])
+    app.add_api_route("/probe/reload-ui", shared.state.request_restart, methods=["POST"])
+    app.add_api_route("/probe/reload-weights", lambda: bool(sd_models.reload_model_weights(forced_reload=True)))
+
+
+script_callbacks.on_app_started(routes)
