@@ -58,11 +58,21 @@ def _run(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         fix = f"Did you mean {near[0]}?" if near else f"One of {', '.join(COMMANDS)}."
         raise BadInput(Problem(name, "there is no such command", fix=fix))
-    # Only the command asked for is imported: `info` need not wait for diffusers.
-    command = cast(Command, importlib.import_module(f"lora_ext.cli.{name}"))
+    command = _command(name)
     parser = Parser(prog=f"python -m lora_ext {name}", description=COMMANDS[name], allow_abbrev=False)
     command.add(parser)
     return command.run(parse(parser, words[1:]))
+
+
+def _command(name: str) -> Command:
+    """Import only what the command needs: `info` does not wait for diffusers, and only `ui` needs gradio."""
+    try:
+        return cast(Command, importlib.import_module(f"lora_ext.cli.{name}"))
+    except ModuleNotFoundError as e:
+        if not e.name or e.name.split(".")[0] == "lora_ext":
+            raise
+        fix = "Run: pip install -r requirements/demo.txt -r requirements/ui.txt"
+        raise BadInput(Problem(name, f"the package {e.name} is not installed", fix=fix)) from e
 
 
 def usage() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from pathlib import Path
 
@@ -23,13 +24,25 @@ def run(args: argparse.Namespace) -> int:
     """Load the model and show the tab until Ctrl-C; returns the exit code."""
     config = read(UiConfig, values(args, UiConfig))
     folder = Path(config.serve.output_dir).expanduser().resolve()
-    check_all(lambda: check_load(config.model), lambda: make_folder(folder))
+    check_all(
+        lambda: check_load(config.model),
+        lambda: make_folder(folder),
+        lambda: check_port(config.serve.port),
+    )
     print(f"loading {config.model.checkpoint}", file=sys.stderr)
     model = StandaloneModel.load(config.model)
     print(f"LoRAs are written to {folder}", file=sys.stderr)
     print(f"the tab: http://127.0.0.1:{config.serve.port} (Ctrl-C ends it)", file=sys.stderr)
     serve_standalone(lambda: model, lambda: folder, config.serve.port)
     return 0
+
+
+def check_port(port: int) -> None:
+    """Raise `BadInput` when something else listens there already."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            what = f"something already listens at 127.0.0.1:{port}"
+            raise BadInput(Problem("port", what, fix="End it, or choose another with --port."))
 
 
 def make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,26 @@ def test_a_lora_that_cannot_be_read(checkpoint: Path, place: Path, refused: Call
     words = ["--checkpoint", str(checkpoint), "--output", "new.png", "--lora-dir", ".", "--size", "64x64"]
     (line,) = refused("generate", *words, "--prompt", "a <lora:html:1>", "--device", "cpu")
     assert "html" in line
+
+
+def test_ui_refuses(checkpoint: Path, refused: Callable[..., list[str]]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        words = ["--checkpoint", "gone.ckpt", "--device", "cpu", "--output-dir", "there.png", "--port", port]
+        lines = refused("ui", *words)
+    assert [line.split(":")[0] for line in lines] == ["checkpoint", "output_dir", "port"]
+
+
+def test_a_missing_package_is_named(refused: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", _missing_gradio)
+    (line,) = refused("ui")
+    assert line.startswith("ui: the package gradio is not installed. Run: pip install")
+
+
+def _missing_gradio(_name: str) -> None:
+    raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
 
 
 @pytest.mark.parametrize("file", ["gone.safetensors", "html.safetensors", "nothing.safetensors", "short.safetensors"])
