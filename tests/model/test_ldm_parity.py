@@ -65,7 +65,7 @@ def test_sdxl_unet_with_its_vector_input():
     label = {k: known.pop(k) for k in list(known) if ".label_emb." in k}
     for absent in ("adm_in_channels", "num_classes", "spatial_transformer_attn_type", "transformer_depth"):
         params.pop(absent)
-    peer = openaimodel.UNetModel(**params, transformer_depth=1)
+    peer = openaimodel.UNetModel(**params, image_size=32, transformer_depth=1)
     deepen(peer, known)
     peer = loaded(peer, known, "model.diffusion_model.")
     known |= label
@@ -82,7 +82,7 @@ def test_sdxl_unet_with_its_vector_input():
     extra = linear(torch.nn.functional.silu(linear(vector, *weights[:2])), *weights[2:])
     embed.register_forward_hook(lambda module, inputs, output: output + extra)
     with torch.no_grad():
-        expected = peer(latents, steps, context=context)
+        expected = peer(latents, steps, context=[context] * max(arch.unet.depth))  # ldm: one per block
         added = added_conditioning(arch, pooled, sizes)
         got = build_unet(arch, known)(latents, steps, encoder_hidden_states=context, added_cond_kwargs=added).sample
     assert relative(got, expected) <= TOLERANCE
