@@ -1,0 +1,121 @@
+"""Remakes `demo/base.safetensors`: a small Stable Diffusion 1 trained from nothing on drawings.
+
+    python -m demo.train_base            every stage that is not done yet
+    python -m demo.train_base --fast     a few steps of everything, to see that it runs
+
+Draws the pictures, then trains the autoencoder, the text encoder and the UNet. It may be stopped at any moment; the
+same command goes on where it was. State, log and pictures lie in demo/out/base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo import judge, train_text, train_unet, train_vae, world
+from demo.base_model import BaseModel
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All numbers of a run."""
+
+    pictures: int = 30000
+    vae_steps: int = 3500
+    text_steps: int = 800
+    unet_steps: int = 8000
+    unet_batch: int = 32
+    seed: int = 1
+    bf16: bool = True
+
+
+FAST = Recipe(pictures=64, vae_steps=2, text_steps=2, unet_steps=2, unet_batch=4)
+
+
+def make(recipe: Recipe, folder: Path, output: Path) -> None:
+    """Run the stages that are not done and write the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = BaseModel(recipe.seed)
+    scenes, pictures = drawings(recipe, folder)
+    train_vae.train(model.vae, pictures, recipe.vae_steps, recipe.seed, folder, recipe.bf16)
+    train_text.train(model.text, recipe.text_steps, recipe.seed, folder)
+    model.vae.eval().requires_grad_(False)
+    model.text.eval().requires_grad_(False)
+    latents = normal_latents(model, pictures, folder)
+    train_unet.train(
+        model.unet, model.text, latents, scenes, recipe.unet_steps, recipe.unet_batch, recipe.seed, folder, recipe.bf16
+    )
+    model.write(output)
+    size, psnr = output.stat().st_size / 1e6, held_out_psnr(model)
+    print(f"{output}: {size:.1f} MB; VAE round trip {psnr:.2f} dB on held-out pictures")
+
+
+def drawings(recipe: Recipe, folder: Path) -> tuple[list[world.Scene], Tensor]:
+    """The training set: scenes and their pictures, uint8 [N, side, side, 3], drawn once."""
+    path = folder / "pictures.npy"
+    randoms = [world.generator(recipe.seed, i) for i in range(recipe.pictures)]
+    scenes = [world.random_scene(random) for random in randoms]
+    if not path.is_file():
+        drawn = np.stack([world.draw(scene, random) for scene, random in zip(scenes, randoms, strict=True)])
+        beside = path.with_suffix(".new.npy")
+        np.save(beside, drawn)
+        os.replace(beside, path)
+    pictures = torch.from_numpy(np.load(path))
+    if len(pictures) != len(scenes):
+        sys.exit(f"{path} holds {len(pictures)} pictures, not {len(scenes)}: another recipe's. Remove the folder.")
+    return scenes, pictures
+
+
+def normal_latents(model: BaseModel, pictures: Tensor, folder: Path) -> Tensor:
+    """Latents of all pictures as the UNet sees them, [N, 4, h, w]; the VAE is rescaled so that their variance is 1."""
+    path = folder / "latents.pt"
+    if path.is_file():
+        raw: Tensor = torch.load(path, weights_only=True)
+    else:
+        raw = train_vae.encode(model.vae, pictures)
+        beside = path.with_suffix(".new")
+        torch.save(raw, beside)
+        os.replace(beside, path)
+    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    model.rescale_latents(mean, std)
+    return (raw - mean[:, None, None]) / std[:, None, None]
+
+
+def held_out_psnr(model: BaseModel, count: int = 200) -> float:
+    """Mean round-trip PSNR in dB on held-out drawings."""
+    drawn = []
+    for i in range(count):
+        random = world.generator(judge.EVALUATION_SEED, i)
+        drawn.append(world.draw(world.random_scene(random, held_out=True), random))
+    return train_vae.psnr(model.vae, torch.from_numpy(np.stack(drawn)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo.train_base", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=HERE / "base.safetensors")
+    parser.add_argument("--folder", type=Path, default=HERE / "out" / "base", help="state, log and pictures")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--fast", action="store_true", help="a few steps of everything")
+    for name in ("vae_steps", "text_steps", "unet_steps", "unet_batch"):
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, help=f"default {getattr(Recipe, name)}; may change when resuming")
+    given = parser.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    changed = {n: v for n, v in vars(given).items() if n.endswith(("_steps", "_batch")) and v is not None}
+    make(replace(FAST if given.fast else Recipe(), **changed), given.folder, given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
