@@ -11,7 +11,7 @@
     const MARGIN = {left: 46, right: 16, top: 10, bottom: 24};
 
     // What this page knows: the newest snapshot and all losses of its run.
-    const seen = {snapshot: null, run: null, cursor: 0, losses: [], preview: null, picture: null};
+    const seen = {snapshot: null, run: null, cursor: 0, losses: [], preview: null, picture: null, lost: ""};
     // What was last drawn, so that nothing is drawn twice and an error the user has seen to does not come back.
     const drawn = {reply: "", problems: "", chart: "", saved: "", notices: ""};
     let waiting = [];
@@ -57,6 +57,7 @@
             const answer = await fetch(`${BASE}job?after=${seen.cursor}`, {headers, cache: "no-store"});
             if (answer.status === 403) return lost("The server was restarted. Reload this page.");
             if (!answer.ok) return lost(`The server answered with an error (${answer.status}).`);
+            seen.lost = "";
             const ok = take(await answer.json());
             if (ok) await showPreview(headers);
             draw();
@@ -68,6 +69,7 @@
     }
 
     function lost(text) {
+        seen.lost = text;
         const panel = find(".lora-ext-panel");
         if (panel) panel.dataset.state = "lost";
         write("state", text);
@@ -179,7 +181,7 @@
     function draw() {
         const job = seen.snapshot;
         const panel = find(".lora-ext-panel");
-        if (!job || !panel) return;
+        if (!job || !panel || seen.lost) return;
         panel.dataset.state = job.state;
         write("state", stateText(job));
         write("count", countText(job));

@@ -79,5 +79,4 @@ def address(stage: Stage) -> Iterator[str]:
     assert server.started
     yield f"http://127.0.0.1:{port}/"
     server.should_exit = True
-    server.force_exit = True
     thread.join(10)

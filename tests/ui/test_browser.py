@@ -14,6 +14,7 @@ from lora_ext.errors import BadInput, Problem
 
 playwright = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED: the tab in a browser needs playwright")
 expect = playwright.expect
+expect.set_options(timeout=20_000)
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -32,21 +33,19 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def open_page(browser, address):
-    contexts = []
+    contexts, crashes = [], []
 
     def opened(size=WIDE, dark=False):
         context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15000)
-        page.crashes = []
-        page.on("pageerror", page.crashes.append)
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda crash: crashes.append(str(crash)))
         page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
         ready(page)
         return page
 
     yield opened
-    crashes = [crash for context in contexts for page in context.pages for crash in page.crashes]
     for context in contexts:
         context.close()
     assert not crashes
@@ -84,7 +83,9 @@ def count(page):
 
 
 def wait_for_step(page, step):
-    page.wait_for_function(f"() => (document.querySelector('[data-slot=count]').textContent.match(/\\d+/) || [0])[0] > {step}")
+    page.wait_for_function(
+        f"() => (document.querySelector('[data-slot=count]').textContent.match(/\\d+/) || [0])[0] > {step}"
+    )
 
 
 def panel(page, state):

@@ -37,7 +37,12 @@ def test_a_run_from_start_to_file(client, stage):
     stage.wait("done")
     job = client.get(JOB).json()
     assert (job["step"], job["total"], job["name"]) == (30, 30, "my cat")
-    assert job["saved"][-1] == {"step": 30, "name": "my cat", "path": str(stage.outputs / "my cat.safetensors"), "final": True}
+    assert job["saved"][-1] == {
+        "step": 30,
+        "name": "my cat",
+        "path": str(stage.outputs / "my cat.safetensors"),
+        "final": True,
+    }
     assert stage.saved == [stage.outputs / "my cat.safetensors"]
     assert len(job["losses"]) == 30
     assert client.get(f"{JOB}?after=25").json()["losses"] == job["losses"][25:]
@@ -203,9 +208,39 @@ def test_good_names(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["a/b", "../a", "/a", "a\\b", "C:a", "a:b", "a<b", "a>b", 'a"b', "a|b", "a?", "a*", "a\nb", "a\0"]
-    + ["", " ", ".", "..", "...", ".a", "a.", ".safetensors", "a .safetensors"]
-    + ["con", "CON", "nul.txt", "Com1", "lpt9.safetensors", "aux.b", "x" * 151, "ж" * 100],
+    [
+        "a/b",
+        "../a",
+        "/a",
+        "a\\b",
+        "C:a",
+        "a:b",
+        "a<b",
+        "a>b",
+        'a"b',
+        "a|b",
+        "a?",
+        "a*",
+        "a\nb",
+        "a\0",
+        "",
+        " ",
+        ".",
+        "..",
+        "...",
+        ".a",
+        "a.",
+        ".safetensors",
+        "a .safetensors",
+        "con",
+        "CON",
+        "nul.txt",
+        "Com1",
+        "lpt9.safetensors",
+        "aux.b",
+        "x" * 151,
+        "ж" * 100,
+    ],
 )
 def test_bad_names(name, tmp_path):
     with pytest.raises(BadInput) as caught:
