@@ -229,7 +229,7 @@ class SaveConfig:
     output: str = setting(
         "",
         "Name",
-        "Name of the LoRA as you will type it in <lora:name:0.7>, or a .safetensors path.",
+        "Name of the LoRA as you will type it in <lora:name:0.7>. The command line also takes a .safetensors path.",
         basic=True,
         needed=True,
     )
