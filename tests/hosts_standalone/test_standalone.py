@@ -55,7 +55,7 @@ def fingerprint(model: StandaloneModel) -> str:
     for key in sorted(model.tensors):
         tensor = model.tensors[key]
         digest.update(f"{key} {tensor.dtype} {tensor.device} {tensor.requires_grad}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -131,6 +131,21 @@ def test_a_session_gives_everything_back(model: StandaloneModel, failing: bool) 
     assert dict(model.patcher.state) == {network: Strengths()}
     model.patcher.clear()
     assert fingerprint(model) == bare
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: moving parts between CPU and card needs a card")
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_parts_move_on_a_card_and_come_back(base: Path, precision: str) -> None:
+    model = StandaloneModel.load(CheckpointConfig(str(base), "cuda", precision))
+    assert model.dtype == (torch.float16 if precision == "auto" else torch.float32)
+    before, picture = fingerprint(model), model.render(REQUEST).tobytes()
+    with model.session() as session:
+        session.place("te")
+        places = {key: tensor.device.type for key, tensor in model.tensors.items()}
+        assert {places[k] for k in places if k.startswith(("model.diffusion_model.", "first_stage_model."))} == {"cpu"}
+        assert model.render(REQUEST).tobytes() == picture
+        assert {key: tensor.device.type for key, tensor in model.tensors.items()} == places
+    assert fingerprint(model) == before
 
 
 def test_a_session_keeps_others_out(model: StandaloneModel) -> None:
