@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 
 import full_size
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
@@ -62,6 +63,8 @@ def test_any_text_like_transformers(text):
     if "ftfy" not in sys.modules and hasattr(peer, "fix_text"):
         pytest.skip("NOT TESTED: transformers 4 needs ftfy to split as CLIP does")
     repaired = tokenizer._repair(text)
+    # letters that Unicode got after this Python was made count as signs here and as letters in newer libraries
+    assume(all(unicodedata.category(c) != "Cn" for c in repaired))
     assert Tokenizer().ids(text) == peer(repaired, add_special_tokens=False)["input_ids"]
 
 
