@@ -6,52 +6,27 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from scripted import Script
+from scripted import Script, Workplace
 
 from lora_ext import api
 from lora_ext.training import JobBoard
-from lora_ext.ui import Service, application
-
-
-@dataclass
-class Stage:
-    """A service, the script its runs follow, and where its files go."""
-
-    service: Service
-    script: Script
-    outputs: Path
-    pictures: Path
-    saved: list[Path]
-
-    def values(self, **more: object) -> dict[str, object]:
-        """Settings that start a run."""
-        return {"images": str(self.pictures), "output": "my cat", "max_steps": 30, **more}
-
-    def wait(self, *states: str) -> dict[str, object]:
-        """The first snapshot in one of these states."""
-        for _ in range(1000):
-            now = self.service.snapshot()
-            if now["state"] in states:
-                return now
-            time.sleep(0.01)
-        raise AssertionError(f"still {now['state']}, not {states}")
+from lora_ext.ui import application
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     script, saved = Script(pause=0.001), []
     monkeypatch.setattr(api, "board", JobBoard())
     monkeypatch.setattr(api, "train", script.train)
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()
-    made = Stage(api.make_service(object, lambda: outputs, saved.append), script, outputs, pictures, saved)
+    made = Workplace(api.make_service(object, lambda: outputs, saved.append), script, outputs, pictures, saved)
     yield made
     script.hold.set()
     made.service.stop()
@@ -59,7 +34,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def address(stage: Stage) -> Iterator[str]:
+def address(stage: Workplace) -> Iterator[str]:
     """The page of `stage` on a free local port."""
 
     def mount(app: FastAPI) -> None:
@@ -80,3 +55,37 @@ def address(stage: Stage) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/"
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from tabpage import CHROMIUM, FLAGS, playwright  # it skips loudly where playwright is missing
+
+    if not CHROMIUM:
+        pytest.skip("NOT CHECKED: no Chromium here for the tab's tests; install one or set CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    from tabpage import WIDE, ready
+
+    contexts, crashes = [], []
+
+    def opened(size=None, dark=False):
+        context = browser.new_context(viewport=size or WIDE, color_scheme="dark" if dark else "light")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda crash: crashes.append(str(crash)))
+        page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
+        ready(page)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not crashes

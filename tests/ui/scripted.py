@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from lora_ext.config import TrainConfig
 from lora_ext.errors import BadInput, Problem
 from lora_ext.training import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
+from lora_ext.ui import Service
 
 
 @dataclass
@@ -73,3 +74,27 @@ def picture(progress: float) -> Image.Image:
     image = Image.new("RGB", (256, 256), (40, 60, 110))
     ImageDraw.Draw(image).ellipse((40, 40, 40 + int(170 * progress), 40 + int(170 * progress)), fill=(240, 180, 90))
     return image
+
+
+@dataclass
+class Workplace:
+    """A service, the script its runs follow, and where its files go."""
+
+    service: Service
+    script: Script | None
+    outputs: Path
+    pictures: Path
+    saved: list[Path]
+
+    def values(self, **more: object) -> dict[str, object]:
+        """Settings that start a run."""
+        return {"images": str(self.pictures), "output": "my cat", "max_steps": 30, **more}
+
+    def wait(self, *states: str) -> dict[str, object]:
+        """The first snapshot in one of these states."""
+        for _ in range(1000):
+            now = self.service.snapshot()
+            if now["state"] in states:
+                return now
+            time.sleep(0.01)
+        raise AssertionError(f"still {now['state']}, not {states}")

@@ -2,94 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 
 import pytest
+from tabpage import PHONE, WIDE, box, count, expect, fill, message, panel, ready, slot, start, wait_for_step
 
 from lora_ext.config import TrainConfig, settings
 from lora_ext.errors import BadInput, Problem
-
-playwright = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED: the tab in a browser needs playwright")
-expect = playwright.expect
-expect.set_options(timeout=20_000)
-
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not CHROMIUM:
-        pytest.skip("NOT CHECKED: no Chromium here for the tab's tests; install one or set CHROMIUM to its path")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser, address):
-    contexts, crashes = [], []
-
-    def opened(size=WIDE, dark=False):
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda crash: crashes.append(str(crash)))
-        page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
-        ready(page)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not crashes
-
-
-def ready(page):
-    page.wait_for_selector("#lora_ext_start")
-    page.wait_for_selector("[data-slot=chart] > *", state="attached")
-
-
-def box(page, name):
-    return page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
-
-
-def message(page, name):
-    return page.locator(f"#lora_ext_field_{name} .lora-ext-error")
-
-
-def slot(page, name):
-    return page.locator(f"[data-slot={name}]")
-
-
-def fill(page, stage, **more):
-    for name, value in stage.values(**more).items():
-        box(page, name).fill(str(value))
-
-
-def start(page):
-    page.click("#lora_ext_start")
-
-
-def count(page):
-    found = re.search(r"step (\d+) of", slot(page, "count").inner_text())
-    return int(found[1]) if found else 0
-
-
-def wait_for_step(page, step):
-    page.wait_for_function(
-        f"() => (document.querySelector('[data-slot=count]').textContent.match(/\\d+/) || [0])[0] > {step}"
-    )
-
-
-def panel(page, state):
-    return page.locator(f".lora-ext-panel[data-state={state}]")
 
 
 def test_a_beginner_sees_the_few_settings(open_page):

@@ -1,0 +1,58 @@
+"""Words for what a test does on the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED: the tab in a browser needs playwright")
+expect = playwright.expect
+expect.set_options(timeout=20_000)
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def ready(page):
+    page.wait_for_selector("#lora_ext_start")
+    page.wait_for_selector("[data-slot=chart] > *", state="attached")
+
+
+def box(page, name):
+    return page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
+
+
+def message(page, name):
+    return page.locator(f"#lora_ext_field_{name} .lora-ext-error")
+
+
+def slot(page, name):
+    return page.locator(f"[data-slot={name}]")
+
+
+def fill(page, stage, **more):
+    for name, value in stage.values(**more).items():
+        box(page, name).fill(str(value))
+
+
+def start(page):
+    page.click("#lora_ext_start")
+
+
+def count(page):
+    found = re.search(r"step (\d+) of", slot(page, "count").inner_text())
+    return int(found[1]) if found else 0
+
+
+def wait_for_step(page, step):
+    page.wait_for_function(
+        f"() => (document.querySelector('[data-slot=count]').textContent.match(/\\d+/) || [0])[0] > {step}"
+    )
+
+
+def panel(page, state):
+    return page.locator(f".lora-ext-panel[data-state={state}]")
