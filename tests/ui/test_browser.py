@@ -138,6 +138,8 @@ def test_losing_the_server_is_told(open_page, stage):
     page = open_page()
     page.route("**/lora-ext/v1/page/job*", lambda route: route.abort())
     expect(slot(page, "state")).to_contain_text("No connection")
+    page.wait_for_timeout(1500)  # it must stay: what was known before is drawn again and again
+    assert "No connection" in slot(page, "state").inner_text()
     page.unroute("**/lora-ext/v1/page/job*")
     expect(slot(page, "state")).to_have_text("Nothing is being trained.")
 
