@@ -90,7 +90,8 @@ def test_the_builtin_loader_draws_the_same_from_our_file(trained: str, server: S
 
 
 def test_our_modules_give_the_hosts_own_numbers(family: str, server: Server) -> None:
-    assert all(value <= 1e-5 for value in server.get("/probe/parity").values()), server.get("/probe/parity")
+    found = server.get("/probe/parity")
+    assert all(value <= 1e-5 for value in found.values()), found
 
 
 def test_training_while_a_lora_is_on(trained: str, server: Server, pictures: Path) -> None:

@@ -16,10 +16,10 @@ from PIL import Image
 from lora_ext.adapters import Network
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import NameTable
+from lora_ext.hosts.keepsake import move, tensors_of, undisturbed
 from lora_ext.hosts.webui import weights
 from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.job import job
-from lora_ext.hosts.keepsake import move, tensors_of, undisturbed
 from lora_ext.hosts.webui.picture import paint
 from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session

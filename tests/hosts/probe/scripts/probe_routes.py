@@ -82,7 +82,7 @@ def fail_after(calls: int) -> dict[str, bool]:
     return {"armed": True}
 
 
-def parity(width: int = 96, height: int = 64) -> dict[str, float]:
+def parity(width: int = 128, height: int = 64) -> dict[str, float]:
     """Our modules over the live tensors against the host's own: largest difference over largest value."""
     from modules.prompt_parser import SdConditioning
 

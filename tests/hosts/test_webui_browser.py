@@ -1,0 +1,126 @@
+"""The artist's way: the tab in the real WebUI, in a real browser, from pictures to a card that works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from webui_server import Server, apart
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+CAT = "a photo of a cat"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    api = pytest.importorskip("playwright.sync_api", reason="NOT TESTED IN A BROWSER: playwright is not installed")
+    with api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # None: playwright's own
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser, server: Server):
+    server.load("sd1.safetensors")
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    crashes: list[str] = []
+    opened.on("pageerror", lambda crash: crashes.append(str(crash)))
+    opened.goto(server.url)
+    opened.wait_for_selector("#lora_ext_start", state="attached")
+    yield opened
+    context.close()
+    assert not crashes
+
+
+def tab(page, name: str) -> None:
+    page.locator("#tabs > .tab-nav > button", has_text=name).first.click()
+
+
+def fill(page, **values: object) -> None:
+    for name, value in values.items():
+        box = page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
+        if not box.is_visible():
+            page.locator("#lora_ext_more .label-wrap").click()
+        box.fill(str(value))
+
+
+def start(page, server: Server, pictures: Path, name: str, **more: object) -> None:
+    tab(page, "LoRA training")
+    fill(page, images=pictures, output=name, resolution=64, max_steps=30, rank=4, learning_rate=0.01, **more)
+    page.click("#lora_ext_start")
+
+
+def wait_for(page, state: str) -> None:
+    page.wait_for_selector(f".lora-ext-panel[data-state={state}]", timeout=300_000)
+
+
+def test_from_pictures_to_a_card_that_works(page, server: Server, pictures: Path) -> None:
+    plain, before = server.png(CAT), server.get("/probe/model")
+    tab(page, "txt2img")
+    page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
+    page.wait_for_selector("#txt2img_lora_cards", state="attached")
+    assert page.locator("#txt2img_lora_cards .card", has_text="from the tab").count() == 0
+
+    start(page, server, pictures, "from the tab", preview_prompt=CAT, preview_every=15,
+          preview_steps=2, preview_width=64, preview_height=64)  # fmt: skip
+    wait_for(page, "done")
+    assert "<lora:from the tab:0.7>" in page.locator("[data-slot=saved]").inner_text()
+    page.wait_for_selector("[data-slot=preview] img")
+    page.wait_for_selector("[data-slot=chart] svg")
+
+    tab(page, "txt2img")
+    card = page.locator("#txt2img_lora_cards .card", has_text="from the tab")
+    card.wait_for()  # without a restart, a reload or a click on Refresh
+    card.click()
+    prompt = page.locator("#txt2img_prompt textarea")
+    page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('<lora:')")
+    assert prompt.input_value().strip() == "<lora:from the tab:1>"
+
+    after = server.get("/probe/model")
+    assert {k for k in before if before[k] != after[k]} == set()
+    assert apart(server.png(f"{CAT}<lora:from the tab:0.7>"), plain) > 8
+    assert server.png(CAT) == plain
+
+
+def test_generate_button_with_a_tag(page, server: Server, pictures: Path) -> None:
+    if not (server.loras / "from the tab.safetensors").exists():
+        server.train("from the tab", pictures)
+    tab(page, "txt2img")
+    page.locator("#txt2img_prompt textarea").fill(f"{CAT}<lora:from the tab:0.7><lora:missing:1>")
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery img", timeout=300_000)
+    page.wait_for_selector("#html_log_txt2img .comments")
+    assert "missing: there is no LoRA of this name" in page.locator("#html_log_txt2img").inner_text()
+    assert "Lora hashes" in page.locator("#html_info_txt2img").inner_text()
+
+
+def test_a_reloaded_page_finds_the_run_and_can_stop_it(page, server: Server, pictures: Path) -> None:
+    start(page, server, pictures, "long run")
+    server.wait_for_end()
+    fill(page, max_steps=100000, output="longer run")
+    page.click("#lora_ext_start")
+    wait_for(page, "running")
+    page.reload()
+    page.wait_for_selector("#lora_ext_start", state="attached")
+    tab(page, "LoRA training")
+    wait_for(page, "running")
+    server.wait_for_step(2)
+    page.click("#lora_ext_stop")
+    wait_for(page, "stopped")
+    assert (server.loras / "longer run.safetensors").exists()
+
+
+def test_errors_stand_at_their_fields(page, server: Server, pictures: Path) -> None:
+    start(page, server, pictures / "nowhere", "x")
+    message = page.locator("#lora_ext_field_images .lora-ext-error")
+    message.wait_for()
+    assert "nowhere" in message.inner_text() or "no such" in message.inner_text()
