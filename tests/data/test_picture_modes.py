@@ -138,8 +138,9 @@ def test_exif_rotation(tmp_path: Path, orientation: int, extension: str) -> None
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff\xff", b"no TIFF header", b"II"])
-def test_damaged_exif_leaves_the_picture(tmp_path: Path, exif: bytes) -> None:
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+def test_damaged_exif_leaves_the_picture(tmp_path: Path, exif: bytes, extension: str) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / f"a.{extension}", exif=b"Exif\0\0" + exif)
     picture, pixels = only(tmp_path)
     assert picture.size == (64, 64)
     assert pixels.shape == (3, 64, 64)
