@@ -33,7 +33,8 @@ def page(browser, server: Server):
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     crashes: list[str] = []
-    opened.on("pageerror", lambda crash: crashes.append(str(crash)))
+    # gradio's own files crash now and then in an untouched WebUI; only ours are to blame here
+    opened.on("pageerror", lambda crash: crashes.append(crash.stack) if "lora_ext" in (crash.stack or "") else None)
     opened.goto(server.url)
     opened.wait_for_selector("#lora_ext_start", state="attached")
     yield opened
@@ -55,7 +56,11 @@ def fill(page, **values: object) -> None:
 
 def start(page, server: Server, pictures: Path, name: str, **more: object) -> None:
     tab(page, "LoRA training")
-    fill(page, images=pictures, output=name, resolution=64, max_steps=30, rank=4, learning_rate=0.01, **more)
+    last = server.job()["name"]
+    if last:  # the page puts the settings of the last run into the form when it first sees it
+        page.wait_for_function(f"() => document.querySelector('#lora_ext_field_output textarea').value === '{last}'")
+    wish = {"images": pictures, "output": name, "resolution": 64, "max_steps": 30, "rank": 4, "learning_rate": 0.01}
+    fill(page, **{**wish, **more})
     page.click("#lora_ext_start")
 
 
@@ -95,19 +100,19 @@ def test_generate_button_with_a_tag(page, server: Server, pictures: Path) -> Non
     if not (server.loras / "from the tab.safetensors").exists():
         server.train("from the tab", pictures)
     tab(page, "txt2img")
+    for name, value in {"width": 64, "height": 64, "steps": 4}.items():
+        page.locator(f"#txt2img_{name} input[type=number]").fill(str(value))
+        page.locator(f"#txt2img_{name} input[type=number]").press("Tab")
     page.locator("#txt2img_prompt textarea").fill(f"{CAT}<lora:from the tab:0.7><lora:missing:1>")
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img", timeout=300_000)
     page.wait_for_selector("#html_log_txt2img .comments")
-    assert "missing: there is no LoRA of this name" in page.locator("#html_log_txt2img").inner_text()
-    assert "Lora hashes" in page.locator("#html_info_txt2img").inner_text()
+    assert "missing: there is no LoRA of this name" in page.locator("#html_log_txt2img .comments").inner_text()
+    assert "Lora hashes" in page.locator("#html_info_txt2img").last.inner_text()
 
 
 def test_a_reloaded_page_finds_the_run_and_can_stop_it(page, server: Server, pictures: Path) -> None:
-    start(page, server, pictures, "long run")
-    server.wait_for_end()
-    fill(page, max_steps=100000, output="longer run")
-    page.click("#lora_ext_start")
+    start(page, server, pictures, "long run", max_steps=100000)
     wait_for(page, "running")
     page.reload()
     page.wait_for_selector("#lora_ext_start", state="attached")
@@ -116,7 +121,7 @@ def test_a_reloaded_page_finds_the_run_and_can_stop_it(page, server: Server, pic
     server.wait_for_step(2)
     page.click("#lora_ext_stop")
     wait_for(page, "stopped")
-    assert (server.loras / "longer run.safetensors").exists()
+    assert (server.loras / "long run.safetensors").exists()
 
 
 def test_errors_stand_at_their_fields(page, server: Server, pictures: Path) -> None:
