@@ -112,7 +112,7 @@ class Run:
             for number, samples in enumerate(group, 1):
                 began = time.perf_counter()
                 loss = self.learner.loss(self.material.batch(samples, self.model.device))
-                self.stepper.backward(loss * (len(samples) / seen))  # so that every picture counts alike
+                self.stepper.backward(loss, len(samples) / seen)  # so that every picture counts alike
                 self.seconds += time.perf_counter() - began
                 if number < len(group):
                     yield Stage("Training", self.step, total)  # a place to stop at inside a long step

@@ -56,10 +56,12 @@ class Stepper:
         self.loss_sum, self.accepted, self.refused, self.streak = torch.zeros(4, device=device).unbind()
         self.pending = torch.zeros((), device=device)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradients. `loss` is already divided by the number of micro-batches."""
-        torch.autograd.backward(self.scaler.scale(loss))
-        self.pending = self.pending + loss.detach().float()
+    def backward(self, loss: Tensor, share: float = 1.0) -> None:
+        """Add a micro-batch's gradients; `share` is its part of the step (shares add up to 1)."""
+        with torch.enable_grad():  # the thread's own mode is the host's business
+            part = loss * share
+            torch.autograd.backward(self.scaler.scale(part))
+        self.pending = self.pending + part.detach().float()
 
     def step(self, factor: float) -> None:
         """Update the adapters from the gradients so far, with every learning rate multiplied by `factor`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from lora_ext.training.history import LossHistory
 
 
@@ -21,7 +23,7 @@ def test_a_long_run_is_thinned_evenly_and_keeps_its_start():
     steps = [s for s, _ in history.after(0)]
     assert steps[0] == 1
     assert len(steps) > 5
-    assert len({b - a for a, b in zip(steps, steps[1:])}) == 1
+    assert len({b - a for a, b in itertools.pairwise(steps)}) == 1
     assert all(loss == step for step, loss in history.after(0))
 
 

@@ -31,7 +31,7 @@ def test_it_is_adamw_with_its_own_rate_per_group():
         sum((p**3).sum() for p in theirs).backward()
         peer.step()
         peer.zero_grad()
-    for a, b in zip(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
 
 
