@@ -45,7 +45,8 @@ def base_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Shrunken random checkpoints that the WebUI loads by their yaml."""
     webui_folder()
     folder = tmp_path_factory.mktemp("checkpoints")
-    return [make(family, folder / f"{family}.safetensors") for family in FAMILIES]
+    made = [make(family, folder / f"{family}.safetensors") for family in FAMILIES]
+    return [*made, make("sd1", folder / "sd1-other.safetensors", seed=3)]
 
 
 @pytest.fixture(scope="session")

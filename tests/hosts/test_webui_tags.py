@@ -97,6 +97,20 @@ def test_another_checkpoint_while_a_lora_is_on(lora: Path, server: Server) -> No
     assert server.png(f"{CAT}<lora:tagged:0.7>") == tagged
 
 
+def test_a_checkpoint_of_the_same_build_while_a_lora_is_on(lora: Path, server: Server) -> None:
+    tag = f"{CAT}<lora:tagged:0.7>"
+    drawn = {}
+    for name in ("sd1", "sd1-other"):
+        server.load(f"{name}.safetensors")
+        drawn[name] = server.png(tag), server.png(CAT)  # ends without LoRAs
+    assert "sd1-other.safetensors" in server.text().split("Weights loaded in")[-2], "not loaded into the same tensors"
+    for name in ("sd1", "sd1-other", "sd1"):
+        server.load(f"{name}.safetensors")  # with a LoRA on from the second time
+        assert server.png(tag) == drawn[name][0], name
+    server.load("sd1-other.safetensors")
+    assert server.png(CAT) == drawn["sd1-other"][1]
+
+
 def test_the_same_weights_loaded_again_while_a_lora_is_on(lora: Path, server: Server) -> None:
     plain, tagged = server.png(CAT), server.png(f"{CAT}<lora:tagged:0.7>")
     server.get("/probe/reload-weights")  # into the same tensors

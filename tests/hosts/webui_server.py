@@ -30,15 +30,26 @@ START_SECONDS = 600  # the first start may install packages
 class Server:
     """A running WebUI."""
 
-    def __init__(self, webui: Path, python: Path, data: Path, checkpoints: list[Path], flags: str = "") -> None:
+    def __init__(
+        self,
+        webui: Path,
+        python: Path,
+        data: Path,
+        checkpoints: list[Path],
+        flags: str = "",
+        login: str = "",
+        **settings: object,
+    ) -> None:
+        """`login` is `user:password`, sent with every request; `settings` go into the WebUI's config."""
         self.data = data
+        self.log_in(login)
         self.loras = data / "models" / "Lora"
         self.log = data / "server.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._lay_out(checkpoints)
+        self._lay_out(checkpoints, settings)
         words = f"{FLAGS} --port {self.port} --server-name 127.0.0.1 {flags}".split()
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(data / "hf"), "OMP_NUM_THREADS": "1"}
         environment |= {"COMMANDLINE_ARGS": "", "GRADIO_TEMP_DIR": str(data / "tmp")}
@@ -49,7 +60,7 @@ class Server:
             )  # fmt: skip
         self._wait()
 
-    def _lay_out(self, checkpoints: list[Path]) -> None:
+    def _lay_out(self, checkpoints: list[Path], more: dict[str, object]) -> None:
         models = self.data / "models" / "Stable-diffusion"
         for folder in (models, self.loras):
             folder.mkdir(parents=True)
@@ -62,6 +73,7 @@ class Server:
             "show_progress_type": "Approx cheap",  # the others want a download
             "sd_model_checkpoint": checkpoints[0].name,
             "samples_save": False,
+            **more,
         }
         (self.data / "config.json").write_text(json.dumps(settings), encoding="utf8")
 
@@ -100,6 +112,12 @@ class Server:
                 self.process.kill()
                 self.process.wait()
 
+    def log_in(self, login: str) -> None:
+        """Send this user and password from now on; none when empty."""
+        self.headers = {"content-type": "application/json"}
+        if login:
+            self.headers["authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+
     def reload_ui(self) -> None:
         """Settings > Reload UI."""
         starts = self.text().count("Startup time:")
@@ -107,13 +125,13 @@ class Server:
         self._wait(starts + 1)
 
     def get(self, path: str, timeout: float = 300) -> dict:
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, headers=self.headers), timeout=timeout
+        ) as a:
+            return json.load(a)
 
     def post(self, path: str, body: object, timeout: float = 600) -> dict:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"content-type": "application/json"}
-        )
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), self.headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return json.load(answer)

@@ -119,9 +119,10 @@ class WebuiModel:
     def place(self, *parts: Part) -> None:
         """See `Session.place`."""
         self._recall()
-        for name, root in weights.parts(self._model).items():
+        roots = weights.parts(self._model)
+        for name in sorted(roots, key=lambda name: name in parts):  # leave first: the card may hold no more than one
             target = self.device if name in parts else devices.cpu
-            move((tensor, target) for tensor in tensors_of(root))
+            move((tensor, target) for tensor in tensors_of(roots[name]))
         devices.torch_gc()
 
     def render(self, request: RenderRequest) -> Image.Image:

@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 from fastapi import FastAPI
-from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, shared
+from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, sd_models_config, shared
 
 seen: dict[str, str] = {"comments": ""}
 
@@ -120,6 +120,17 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def one_config_for_sd1() -> None:
+    """Two checkpoints with one config, as most of a user's are: the host loads them into the same tensors."""
+    usual = sd_models_config.find_checkpoint_config_near_filename
+
+    def near(info):
+        found = usual(info)
+        return found and found.replace("sd1-other.yaml", "sd1.yaml")
+
+    sd_models_config.find_checkpoint_config_near_filename = near
+
+
 def routes(_, app: FastAPI) -> None:
     app.add_api_route("/probe/model", model_state, methods=["GET"])
     app.add_api_route("/probe/forwards", forwards, methods=["GET"])
@@ -130,4 +141,5 @@ def routes(_, app: FastAPI) -> None:
     app.add_api_route("/probe/reload-weights", lambda: bool(sd_models.reload_model_weights(forced_reload=True)))
 
 
+one_config_for_sd1()
 script_callbacks.on_app_started(routes)

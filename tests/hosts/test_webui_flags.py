@@ -1,0 +1,69 @@
+"""Other ways of starting the real WebUI; each is a server of its own."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import webui_folder
+from webui_server import Server, apart
+
+CAT = "a photo of a cat"
+
+
+@pytest.fixture
+def serve(
+    webui_python: Path, base_checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Server]]:
+    running: list[Server] = []
+
+    def started(flags: str, **more: object) -> Server:
+        data = tmp_path_factory.mktemp("webui")
+        running.append(Server(webui_folder(), webui_python, data, base_checkpoints[:1], flags, **more))
+        return running[-1]
+
+    yield started
+    for server in running:
+        server.stop()
+
+
+def test_medvram_and_a_password(serve: Callable[..., Server], pictures: Path) -> None:
+    server = serve("--medvram --api-auth artist:secret", login="artist:secret")
+    plain, before = server.png(CAT), server.get("/probe/model")
+    wish = {"preview_prompt": CAT, "preview_every": 5, "preview_steps": 1, "preview_width": 64, "preview_height": 64}
+    server.train("cat", pictures, max_steps=10, text_encoder_lr=0.001, **wish)
+    after = server.get("/probe/model")
+    assert {key for key in before if before[key] != after[key]} == set()
+    assert apart(server.png(f"{CAT}<lora:cat:1>"), plain) > 0
+    assert server.png(CAT) == plain
+
+    for login in ("", "artist:wrong", "artist:", "nobody:secret"):
+        server.log_in(login)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            server.job()
+        with pytest.raises(AssertionError, match="401"):
+            server.start("stolen", pictures)
+
+
+def test_a_login_for_the_page_guards_our_routes_too(serve: Callable[..., Server]) -> None:
+    server = serve("--gradio-auth artist:secret")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        server.job()
+    body = b"username=artist&password=secret"
+    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/login", body)) as answer:
+        cookies = "; ".join(c.split(";")[0] for c in answer.headers.get_all("set-cookie"))
+    server.headers["cookie"] = cookies
+    assert server.job()["state"] == "idle"
+
+
+def test_lowvram_is_refused_and_the_builtin_may_be_off(serve: Callable[..., Server], pictures: Path) -> None:
+    server = serve("--lowvram", disabled_extensions=["Lora"])
+    plain = server.png(CAT)
+    server.start("cat", pictures, max_steps=2)
+    job = server.wait_for_end()
+    assert job["state"] == "failed" and "--lowvram" in job["problems"][0]["text"]
+    assert "missing: there is no LoRA" in server.comments(f"{CAT}<lora:missing:1>")
+    assert server.png(CAT) == plain
