@@ -62,12 +62,14 @@ def gradients(made):
 
 
 def assert_close(ours, theirs, tolerance=TOLERANCE):
-    """The whole gradient and each tensor of it, unless its true value is 0 and it is nothing but rounding."""
+    """The whole gradient; and each tensor within ten times that, unless its true value is 0 and it is only rounding."""
     assert sorted(ours) == sorted(theirs)
     whole = torch.stack([want.norm() for want in theirs.values()]).norm()
     errors = {key: (ours[key] - want).norm() for key, want in theirs.items()}
     assert torch.stack(list(errors.values())).norm() <= tolerance * whole
-    wrong = {k: f"{errors[k]:.1e} of {w.norm():.1e}" for k, w in theirs.items() if errors[k] > tolerance * w.norm()}
+    wrong = {
+        k: f"{errors[k]:.1e} of {w.norm():.1e}" for k, w in theirs.items() if errors[k] > 10 * tolerance * w.norm()
+    }
     assert not {k: v for k, v in wrong.items() if errors[k] > 1e-8 * whole}
 
 
