@@ -1,12 +1,14 @@
-"""Applying LoRAs to SD1.5's UNet: ours, diffusers' `fuse_lora`, and a plain copy of the touched weights.
+"""LoRAs into SD1.5's UNet: ours, diffusers' `fuse_lora`, and a plain copy of the touched weights, turn by turn.
 
-`python -m benchmarks.apply [--json] [--device cuda] [--repeats 3]`. Random weights in the real shapes; LoRAs of rank 32
-on the 192 layers that kohya's trainer touches. Ours, the peer and the limit take turns in one process; medians count.
+`python -m benchmarks.apply [--json] [--device cuda] …`. Random weights in the real shapes; kohya files of rank 32 over
+the 192 layers that kohya's trainer touches. Medians of wall time in one process. Three pieces of work are timed:
 
-What is timed: from LoRAs held in memory to weights that hold their sum. Ours: `WeightPatcher.apply` on an untouched
-model, making the copies of the originals included. diffusers: `fuse_lora` over peft adapters loaded before, as its
-users do who want merged weights; it keeps no originals. Limit: `copy_` of the touched weights, each read and written
-once.
+- *from files*: ours `read_network`, `WeightPatcher.apply`; diffusers `load_lora_weights`, `set_adapters`, `fuse_lora`.
+- *weights only*: the part of that after loading: `apply`, making the copies of the originals included, against
+  `set_adapters` and `fuse_lora`, which keep no originals.
+- *other strengths*: from merged to merged: ours `apply`; diffusers `unfuse_lora`, `set_adapters`, `fuse_lora`.
+
+The limit is `copy_` of the touched weights: each read and written once.
 """
 
 from __future__ import annotations
@@ -14,23 +16,30 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
+import diffusers
 import torch
-from diffusers import UNet2DConditionModel
-from peft import LoraConfig
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import Tensor
 
 from benchmarks.report import Row, show
 from lora_ext.adapters import LoraAdapter, Network
-from lora_ext.layers import Layer, LayerTable
+from lora_ext.formats import NameTable, read_network, write_network
+from lora_ext.layers import Layer
 from lora_ext.model import Architecture, TextShape, UNetShape, VaeShape, default_targets, layer_table
 from lora_ext.patching import Strengths, WeightPatcher
 
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 RANK = 32
-STRENGTHS = (0.7, 0.5, 0.9)
+FIRST, SECOND = (0.7, 0.5, 0.9), (0.6, 0.8, 0.4)
 
 SD15 = Architecture(
     family="sd1",
@@ -54,31 +63,56 @@ SD15 = Architecture(
 )
 
 
+class Pipe(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+    """What diffusers loads LoRAs into, with nothing but the UNet in it."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, text_encoder=None)
+
+
 @dataclass(frozen=True)
 class Case:
-    """One model and the LoRAs for it. `live` is checkpoint key -> the UNet's own parameter."""
+    """One model, its touched weights by checkpoint key (the UNet's own storage), and LoRA files for it."""
 
-    unet: UNet2DConditionModel
-    layers: list[Layer]
+    pipe: Pipe
     live: dict[str, Tensor]
-    table: LayerTable
-    networks: list[Network]
+    names: NameTable
+    files: list[Path]
+
+
+class Times(NamedTuple):
+    """Seconds of one turn."""
+
+    limit: float
+    ours_read: float
+    ours_apply: float
+    ours_again: float
+    ours_clear: float
+    peer_load: float
+    peer_fuse: float
+    peer_again: float
 
 
 def main() -> None:
     """Run every case and print the rows."""
     options = _options()
     device = torch.device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     rows: list[Row] = []
     notes: list[str] = []
-    for dtype in (torch.float16, torch.float32):
-        case = _case(dtype, device, networks=3)
-        for count in (1, 3):
-            row, note = _compare(case, count, device, options.repeats)
-            rows.append(row)
-            notes.append(note)
-        del case
-        gc.collect()
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in options.dtypes:
+            case = _case(DTYPES[dtype], device, Path(folder), max(options.counts))
+            for count in options.counts:
+                more, note = _compare(case, count, device, options.repeats, dtype)
+                rows += more
+                notes.append(note)
+                for row in more:
+                    print(f"{row.work}: ours {row.ours:.4g} s, peer {row.peer:.4g} s", file=sys.stderr, flush=True)
+            del case
+            gc.collect()
     show(rows, device, as_json=options.json, notes=notes)
 
 
@@ -87,75 +121,107 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--repeats", type=int, default=3, help="turns each side takes; medians are shown")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 1 is the fairest on a busy machine")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="of the model's weights")
+    parser.add_argument("--counts", nargs="+", type=int, choices=(1, 2, 3), default=[1, 3], help="LoRAs at once")
     return parser.parse_args()
 
 
-def _case(dtype: torch.dtype, device: torch.device, networks: int) -> Case:
+def _case(dtype: torch.dtype, device: torch.device, folder: Path, networks: int) -> Case:
     table = layer_table(SD15)
     layers = [layer for layer in default_targets(table, conv=False) if layer.name.component == "unet"]
     assert len(layers) == 192
     torch.manual_seed(0)
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=SD15.unet.context_dim)
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=SD15.unet.context_dim)
     unet = unet.to_empty(device=device).to(dtype).requires_grad_(False).eval()
     live = {layer.key: unet.get_submodule(layer.module).weight.data for layer in layers}
     for weight in live.values():  # the other layers are never read, so their memory is never touched
         weight.normal_(0, 0.03)
-    case = Case(unet, layers, live, table, [_network(layers, seed, device) for seed in range(networks)])
-    _load_into_peft(case)
-    return case
+    names = NameTable(table)
+    return Case(Pipe(unet), live, names, [_file(folder, layers, names, seed) for seed in range(networks)])
 
 
-def _network(layers: list[Layer], seed: int, device: torch.device) -> Network:
+def _file(folder: Path, layers: list[Layer], names: NameTable, seed: int) -> Path:
+    path = folder / f"lora{seed}.safetensors"
     g = torch.Generator().manual_seed(seed)
-    adapters = {}
+    network = Network(path.stem, {})
     for layer in layers:
         adapter = LoraAdapter.create(layer.shape, RANK, RANK / 2, g).requires_grad_(False)
         adapter.up.normal_(0, 0.02, generator=g)
-        adapters[layer.name] = adapter.to(device)
-    return Network(f"lora{seed}", adapters, identity=str(seed))
+        network.adapters[layer.name] = adapter
+    write_network(path, network, names, {}, torch.float16)
+    return path
 
 
-def _load_into_peft(case: Case) -> None:
-    """The same LoRAs inside the UNet as peft adapters, as `load_lora_weights` leaves them; off until chosen."""
-    targets = [layer.module for layer in case.layers]
-    for network in case.networks:
-        config = LoraConfig(r=RANK, lora_alpha=RANK / 2, target_modules=targets, init_lora_weights=False)
-        case.unet.add_adapter(config, adapter_name=network.name)
-        for layer in case.layers:
-            theirs, mine = case.unet.get_submodule(layer.module), network.adapters[layer.name]
-            theirs.lora_A[network.name].weight.data.copy_(mine.down)
-            theirs.lora_B[network.name].weight.data.copy_(mine.up)
-
-
-def _compare(case: Case, count: int, device: torch.device, repeats: int) -> tuple[Row, str]:
-    kind = str(next(iter(case.live.values())).dtype).removeprefix("torch.")
+def _compare(case: Case, count: int, device: torch.device, repeats: int, kind: str) -> tuple[list[Row], str]:
     original = {key: tensor.clone() for key, tensor in case.live.items()}
-    patcher = WeightPatcher(lambda: case.live, case.table)
-    chosen = case.networks[:count]
-    wanted = {network: Strengths(s) for network, s in zip(chosen, STRENGTHS, strict=False)}
-    names = [network.name for network in chosen]
-    case.unet.set_adapters(names, list(STRENGTHS[:count]))
-    turns: list[tuple[float, float, float, float]] = []
+    patcher = WeightPatcher(lambda: case.live, case.names.table)
+    turns: list[Times] = []
     exact, residual, kept = True, 0.0, 0
     for _ in range(repeats + 1):
         limit = _timed(device, lambda: _copy(case.live, original))
-        ours = _timed(device, lambda: patcher.apply(wanted))
+        ours = _ours(case, patcher, count, device)
         kept = patcher.originals_bytes
         clear = _timed(device, patcher.clear)
         exact &= all(torch.equal(_bits(case.live[key]), _bits(original[key])) for key in original)
-        peer = _timed(device, lambda: case.unet.fuse_lora(adapter_names=names))
-        case.unet.unfuse_lora()
+        peer = _peer(case, count, device)
         residual = max(float((case.live[key] - original[key]).abs().max()) for key in original)
         _copy(case.live, original)
-        turns.append((ours, peer, limit, clear))
+        turns.append(Times(limit, *ours, clear, *peer))
     # the first turn warms up and does not count
-    ours, peer, limit, clear = (statistics.median(times) for times in zip(*turns[1:], strict=True))
+    t = Times(*(statistics.median(times) for times in zip(*turns[1:], strict=True)))
     note = (
-        f"{kind}, {count} LoRA: clear takes {clear:.4g} s and is {'bitwise' if exact else 'NOT BITWISE'}; "
+        f"{kind}, {count} LoRA: clear takes {t.ours_clear:.4g} s and is {'bitwise' if exact else 'NOT BITWISE'}; "
         f"copies of originals {kept / 1e6:.0f} MB; diffusers' unfuse leaves errors up to {residual:.1e}"
     )
-    return Row(f"apply {count} LoRA, SD1.5 UNet, {kind}", ours, peer, "diffusers fuse_lora", limit, "s"), note
+    work = f"{count} LoRA, SD1.5 UNet, {kind}"
+    peer_name = f"diffusers {diffusers.__version__}"
+    return [
+        Row(f"{work}, from files", t.ours_read + t.ours_apply, t.peer_load + t.peer_fuse, peer_name, t.limit, "s"),
+        Row(f"{work}, weights only", t.ours_apply, t.peer_fuse, peer_name, t.limit, "s"),
+        Row(f"{work}, other strengths", t.ours_again, t.peer_again, peer_name, t.limit, "s"),
+    ], note
+
+
+def _ours(case: Case, patcher: WeightPatcher, count: int, device: torch.device) -> tuple[float, float, float]:
+    """Seconds to read, to apply, and to apply other strengths. On a card the adapters stay where they are applied."""
+    networks: list[Network] = []
+
+    def read() -> None:
+        for path in case.files[:count]:
+            network = read_network(path, case.names).network
+            for adapter in network.adapters.values():
+                adapter.to(device)
+            networks.append(network)
+
+    def apply(strengths: tuple[float, ...]) -> None:
+        patcher.apply({n: Strengths(s) for n, s in zip(networks, strengths, strict=False)})
+
+    return _timed(device, read), _timed(device, lambda: apply(FIRST)), _timed(device, lambda: apply(SECOND))
+
+
+def _peer(case: Case, count: int, device: torch.device) -> tuple[float, float, float]:
+    """The same by diffusers; leaves the UNet without adapters and its weights as `unfuse_lora` leaves them."""
+    pipe, names = case.pipe, [path.stem for path in case.files[:count]]
+
+    def load() -> None:
+        for path in case.files[:count]:
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=path.stem)
+
+    def fuse(strengths: tuple[float, ...]) -> None:
+        pipe.set_adapters(names, list(strengths[:count]))
+        pipe.fuse_lora(components=["unet"], adapter_names=names)
+
+    def refuse() -> None:
+        pipe.unfuse_lora(components=["unet"])
+        fuse(SECOND)
+
+    times = _timed(device, load), _timed(device, lambda: fuse(FIRST)), _timed(device, refuse)
+    pipe.unfuse_lora(components=["unet"])
+    pipe.unload_lora_weights()
+    gc.collect()
+    return times
 
 
 def _copy(live: dict[str, Tensor], source: dict[str, Tensor]) -> None:

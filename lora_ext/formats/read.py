@@ -63,7 +63,7 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     _refuse_other_models(path, names, family, known, tuple(unmatched), tensors)
     alphas = peft_alphas(path, metadata)
     adapters = _build(path, known, alphas, names, family)
-    network = Network(name or path.stem, adapters, metadata, _identity(tensors, alphas, adapters))
+    network = Network(name or path.stem, adapters, metadata, _identity(known, adapters))
     return ReadResult(network, tuple(sorted(unmatched)), family)
 
 
@@ -191,12 +191,13 @@ def _few(keys: list[str]) -> str:
     return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _identity(tensors: Mapping[str, Tensor], alphas: PeftAlphas, adapters: Mapping[LayerName, Adapter]) -> str:
-    """sha256 over names and bits of what is applied: the same for a renamed copy of the file."""
+def _identity(layers: Iterable[_Found], adapters: Mapping[LayerName, Adapter]) -> str:
+    """sha256 over names and bits of what is applied: the same for a renamed copy or one with other metadata."""
     digest = hashlib.sha256()
-    for layer in sorted(adapters):
-        digest.update(str(layer).encode())
-        for own, tensor in sorted(adapters[layer].to_tensors().items()):
-            digest.update(f"{own}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for found in sorted(layers, key=lambda f: f.layer.name):
+        # alpha may come from elsewhere than the tensors; nothing else does
+        digest.update(f"{found.layer.name} {getattr(adapters[found.layer.name], 'alpha', None)}".encode())
+        for own, tensor in sorted(found.tensors.items()):
+            digest.update(f"{own}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
