@@ -10,7 +10,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase with its own progress: "Reading pictures", "Caching latents", "Caching captions", "Training"."""
+    """A phase with its own progress: "Caching latents", "Caching captions", "Building the model", "Training"."""
 
     name: str
     done: int = 0

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ext.config import TrainConfig, Value, flat
-from lora_ext.errors import BadInput
+from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import NameTable, network_metadata, write_network
 from lora_ext.live import LiveModel
 from lora_ext.training.events import Notice, Saved
 from lora_ext.training.precision import DTYPES
-from lora_ext.training.schedule import Length
+from lora_ext.training.schedule import Length, epoch_ends
 
 if TYPE_CHECKING:
     from lora_ext.training.learner import Learner
@@ -39,7 +39,7 @@ class Keeper:
         due = []
         if save.save_every_steps and step % save.save_every_steps == 0:
             due.append(self._beside(f"step{step:06d}"))
-        if save.save_every_epochs and step % (save.save_every_epochs * length.steps_per_epoch) == 0:
+        if step in epoch_ends(length, save.save_every_epochs):
             due.append(self._beside(f"epoch{epoch:04d}"))
         for path in due:
             try:
@@ -64,7 +64,10 @@ class Keeper:
         return self._output.with_name(f"{self._output.stem}-{suffix}.safetensors")
 
     def _write(self, path: Path, step: int, epoch: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise BadInput(Problem("output", "the folder cannot be made", got=f"{path.parent} ({e.strerror})")) from e
         network = self._learner.network(path.stem, self._run)
         dtype = DTYPES[self._config.save.save_precision]
         write_network(path, network, self._names, self._metadata(path.stem, step, epoch), dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lora_ext.config import OptimConfig
@@ -39,7 +38,7 @@ def rate_factor(step: int, total: int, optim: OptimConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def epoch_ends(length: Length, every: int) -> Iterator[int]:
-    """Steps after which an "every N epochs" file is due, without the end of the run."""
-    if every:
-        yield from range(every * length.steps_per_epoch, length.total, every * length.steps_per_epoch)
+def epoch_ends(length: Length, every: int) -> range:
+    """Steps after which an "every N epochs" file is due, without the end of the run; none when `every` is 0."""
+    apart = every * length.steps_per_epoch
+    return range(apart, length.total, apart) if every else range(0)
