@@ -9,7 +9,6 @@ that the page does not know; starting and stopping go through gradio's own event
 from __future__ import annotations
 
 import math
-import re
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lora_ext.config import Setting, TrainConfig, Value, flat, read, settings
 from lora_ext.errors import BadInput, Problem
+from lora_ext.hosts.lora_name import check_name
 from lora_ext.live import LiveModel
 from lora_ext.training import Event, JobBoard, Saved, board, train
 from lora_ext.ui import Service, Snapshot, labelled, serve, view
@@ -243,10 +243,6 @@ class _Service:
 _last_values: dict[str, dict[str, Value]] = {}
 """Settings of the current or last run, by the run's id; like the board, it outlives a host's Reload UI."""
 
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in a file's name on Windows, and in a prompt's tag
-RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-LONGEST = 150  # characters; leaves room for what a save on the way adds, in any encoding of common systems
-
 
 def output_path(name: str, folder: Path) -> Path:
     """Where a LoRA of this name is written: always right inside `folder`, and a name every system can hold.
@@ -254,17 +250,8 @@ def output_path(name: str, folder: Path) -> Path:
     Raises `BadInput` for the field "output".
     """
     stem = name.strip().removesuffix(".safetensors")
-    if FORBIDDEN.search(stem):
-        what, fix = "the name holds a character that a file cannot have", 'Leave out < > : " / \\ | ? *'
-    elif not stem or stem.startswith(".") or stem.endswith((".", " ")):
-        what, fix = "the name cannot be empty, nor start or end with a dot or space", ""
-    elif RESERVED.fullmatch(stem):
-        what, fix = "Windows keeps this name for itself", "Choose another name."
-    elif len(stem) > LONGEST or len(stem.encode()) > LONGEST:
-        what, fix = "the name is too long", f"At most {LONGEST} letters; fewer outside of English."
-    else:
-        return folder / f"{stem}.safetensors"
-    raise BadInput(Problem("output", what, "a plain name such as my cat", repr(name), fix))
+    check_name(stem)
+    return folder / f"{stem}.safetensors"
 
 
 class _Announced(Generator[Event, None, None]):

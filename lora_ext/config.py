@@ -22,6 +22,8 @@ Value = bool | int | float | str
 MOST_SEED = 2**32 - 1
 """Hosts take no larger one."""
 
+SHOWN = 80  # characters of a wrong value that a message repeats
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -384,7 +386,7 @@ def _assemble(config: type[Any], typed: Mapping[str, Value]) -> Any:
 
 def _unknown(name: str, known: Mapping[str, Setting]) -> Problem:
     near = difflib.get_close_matches(name, known, n=1)
-    return Problem(name, "there is no such setting", fix=f"Did you mean {near[0]}?" if near else "")
+    return Problem(name or "(empty name)", "there is no such setting", fix=f"Did you mean {near[0]}?" if near else "")
 
 
 def _missing(s: Setting) -> Problem:
@@ -418,7 +420,7 @@ def _typed(s: Setting, raw: object) -> Value:
         raise ValueError
     except (ValueError, OverflowError):
         kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        raise BadInput(Problem(s.name, f"{s.label} cannot be read", kinds[s.type], repr(raw))) from None
+        raise BadInput(Problem(s.name, f"{s.label} cannot be read", kinds[s.type], _shown(raw))) from None
 
 
 def _as_bool(raw: object) -> bool:
@@ -454,10 +456,19 @@ def _check_range(s: Setting, value: float) -> None:
 
 
 def _bounds(s: Setting) -> str:
-    if s.minimum is None and s.maximum is None:
-        return "a finite number"
-    if s.maximum is None:
-        return f"at least {s.minimum:g}"
-    if s.minimum is None:
-        return f"at most {s.maximum:g}"
-    return f"{s.minimum:g} to {s.maximum:g}"
+    if s.minimum is not None and s.maximum is not None:
+        return f"{number(s.minimum)} to {number(s.maximum)}"
+    if s.minimum is not None:
+        return f"at least {number(s.minimum)}"
+    return "a finite number" if s.maximum is None else f"at most {number(s.maximum)}"
+
+
+def number(value: float) -> str:
+    """A bound as a reader writes it: whole numbers with all their digits, others short."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _shown(raw: object) -> str:
+    """What was given, cut where it goes on and on."""
+    text = repr(raw)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BadInput as e:
         for problem in e.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {_one_line(str(problem))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -73,6 +73,11 @@ def _command(name: str) -> Command:
             raise
         fix = "Run: pip install -r requirements/demo.txt -r requirements/ui.txt"
         raise BadInput(Problem(name, f"the package {e.name} is not installed", fix=fix)) from e
+
+
+def _one_line(text: str) -> str:
+    """The text without line ends and what could colour or move a terminal: names of files and settings are in it."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def usage() -> str:

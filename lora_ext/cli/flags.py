@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from lora_ext.config import Setting, settings
+from lora_ext.config import Setting, number, settings
 from lora_ext.errors import BadInput, Problem
+from lora_ext.hosts.given_path import given_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,7 +76,7 @@ def values(args: argparse.Namespace, config: type) -> dict[str, object]:
     """The settings given, flat: a settings file, overridden by `--set`, overridden by flags. Raises `BadInput`."""
     out: dict[str, object] = {}
     if getattr(args, "config", None):
-        out.update(read_settings(Path(args.config), config))
+        out.update(read_settings(given_path("config", args.config), config))
     out.update(_pairs(getattr(args, "set", None) or []))
     given = vars(args)
     out.update({name: given[name] for name in settings(config) if given.get(name) is not None})
@@ -84,11 +85,15 @@ def values(args: argparse.Namespace, config: type) -> dict[str, object]:
 
 def read_settings(path: Path, config: type) -> dict[str, object]:
     """A settings file (.json or .toml), its keys flat (`rank = 16`) or by section (`[network]`). Raises `BadInput`."""
+    if path.suffix.lower() not in (".json", ".toml"):
+        raise BadInput(Problem("config", "this is no settings file", "a .json or .toml file", str(path)))
     try:
         text = path.read_text(encoding="utf-8-sig")
         raw: object = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except OSError as e:
         raise BadInput(Problem("config", f"{path} cannot be read ({e.strerror})")) from None
+    except RecursionError:
+        raise BadInput(Problem("config", f"{path} is nested too deeply to be settings")) from None
     except ValueError as e:  # JSONDecodeError, TOMLDecodeError and UnicodeDecodeError are all of this kind
         kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
         raise BadInput(Problem("config", f"{path} is not {kind} ({' '.join(str(e).split())})")) from None
@@ -113,13 +118,16 @@ def _flattened(raw: Mapping[str, object], config: type) -> dict[str, object]:
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, object]:
-    bad = [text for text in texts if "=" not in text]
+    bad = [text for text in texts if not text.partition("=")[0].strip() or "=" not in text]
     if bad:
         raise BadInput(*(Problem("set", "this is no setting", "key=value", repr(text)) for text in bad))
     return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
 
 
 def _unknown(word: str, known: list[str]) -> Problem:
+    if not word.startswith("-"):
+        fix = 'Put quotes around a value that holds spaces: "my cat".'
+        return Problem(word, "this word belongs to no flag", fix=fix)
     near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
     return Problem(word, "there is no such flag", fix=f"Did you mean {near[0]}?" if near else "")
 
@@ -131,9 +139,9 @@ def _placeholder(s: Setting) -> str:
 def _range(s: Setting) -> str:
     unit = f" {s.unit}" if s.unit else ""
     if s.minimum is not None and s.maximum is not None:
-        span = f"{s.minimum:g} to {s.maximum:g}{unit}"
+        span = f"{number(s.minimum)} to {number(s.maximum)}{unit}"
     elif s.minimum is not None:
-        span = f"at least {s.minimum:g}{unit}"
+        span = f"at least {number(s.minimum)}{unit}"
     else:
         span = s.unit
     return ", ".join(filter(None, [span, f"a multiple of {s.multiple}" if s.multiple else ""]))

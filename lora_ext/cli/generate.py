@@ -9,13 +9,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from lora_ext.cli.flags import Parser, add_flags, values
 from lora_ext.cli.outputs import check_all, check_picture_output, write_png
 from lora_ext.config import GenerateConfig, PictureConfig, read
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import NameTable
+from lora_ext.hosts.given_path import given_path
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import ParsedPrompt, parse
+from lora_ext.hosts.sampler import to_picture
 from lora_ext.hosts.standalone import StandaloneModel, check_load, check_size
 from lora_ext.live import RenderRequest
 from lora_ext.model import Tokenizer
@@ -32,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Render and write; returns the exit code."""
     config = read(GenerateConfig, values(args, GenerateConfig))
     picture = config.picture
-    library = Library([Path(picture.lora_dir).expanduser()] if picture.lora_dir else [])
+    library = Library([given_path("lora_dir", picture.lora_dir)] if picture.lora_dir else [])
     prompt = parse(picture.prompt, library.knows)
     check_all(
         lambda: check_load(config.model),
@@ -51,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {remark}", file=sys.stderr)
     model.patcher.apply(networks)
     path = Path(picture.output).expanduser()
-    write_png(path, model.render(request(picture, prompt.text)), parameters(picture, model.checkpoint.name))
+    decoded = model.decoded(request(picture, prompt.text))
+    check_finite(decoded)
+    write_png(path, to_picture(decoded), parameters(picture, model.checkpoint.name))
     print(path)
     return 0
 
@@ -60,6 +67,14 @@ def request(picture: PictureConfig, text: str) -> RenderRequest:
     """The picture to ask the model for; `text` is the prompt without its tags."""
     width, height = parse_size(picture.size)
     return RenderRequest(text, picture.negative, picture.seed, picture.steps, picture.cfg, width, height)
+
+
+def check_finite(decoded: Tensor) -> None:
+    """Raise `BadInput` instead of writing the black picture that NaN would be."""
+    if not bool(torch.isfinite(decoded).all()):
+        what = "the model's numbers overflowed and there is no picture"
+        fix = "Try --model-precision fp32 and lower strengths; else the checkpoint or a LoRA is damaged."
+        raise BadInput(Problem("checkpoint", what, "finite numbers", "NaN or infinity", fix))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from lora_ext.cli.flags import Parser
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import FileInfo, read_info
+from lora_ext.hosts.given_path import given_path
 
 LONGEST = 100  # characters of a metadata value shown in the table
 
@@ -23,7 +23,7 @@ def add(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the file's header and print it; returns the exit code."""
-    path = Path(args.file).expanduser()
+    path = given_path("file", args.file)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "there is no such file"
         raise BadInput(Problem("file", what, "a LoRA file", str(path)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import write_atomically
+from lora_ext.hosts.given_path import given_path
+from lora_ext.hosts.lora_name import check_name
 
 UNTYPABLE = frozenset('<>:"|?*')  # cannot stand in a `<lora:name:1>` tag, or in a file name on Windows
+PROBE = 4096  # bytes written to see whether a folder takes any
 
 
 def check_all(*checks: Callable[[], object]) -> None:
@@ -30,12 +34,13 @@ def check_all(*checks: Callable[[], object]) -> None:
 
 def lora_path(text: str) -> Path:
     """The file that `--output` means: a name or path, with or without `.safetensors`. Raises `BadInput` for others."""
-    path = Path(text).expanduser()
+    path = given_path("output", text)
+    if text.endswith(("/", os.sep)) or path.name in ("", ".."):
+        raise BadInput(Problem("output", "this is a folder", "NAME or FOLDER/NAME", text))
     if path.suffix.lower() in (".pt", ".ckpt", ".bin", ".pth"):
         raise BadInput(Problem("output", "a LoRA is saved as .safetensors", "NAME.safetensors", text))
-    if path.suffix.lower() != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
-    return path
+    stem = path.stem if path.suffix.lower() == ".safetensors" else path.name
+    return path.with_name(stem + ".safetensors")
 
 
 def check_lora_output(text: str, overwrite: bool) -> None:
@@ -45,12 +50,13 @@ def check_lora_output(text: str, overwrite: bool) -> None:
     if bad:
         what = f"the name holds {' '.join(bad)}, which cannot be typed in a <lora:name:0.7> tag"
         raise BadInput(Problem("output", what, got=path.stem))
+    check_name(path.stem)
     check_writable(path, overwrite)
 
 
 def check_picture_output(text: str, overwrite: bool) -> None:
     """Raise `BadInput` unless a PNG can be written there."""
-    path = Path(text).expanduser()
+    path = given_path("output", text)
     if path.suffix.lower() != ".png":
         raise BadInput(Problem("output", "pictures are written as PNG", "a name that ends in .png", text))
     check_writable(path, overwrite)
@@ -63,8 +69,13 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise BadInput(Problem("output", f"{path} exists already", fix="Give --overwrite to replace it."))
     folder = next(parent for parent in path.absolute().parents if parent.exists())  # the rest will be made
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise BadInput(Problem("output", f"{folder} is no folder that can be written to", got=str(path)))
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:  # permissions alone do not tell: disks are full or read-only
+            probe.write(bytes(PROBE))
+    except OSError as e:
+        what = f"{folder} is no folder that can be written to ({e.strerror})"
+        fix = "Choose another folder, or make room in this one."
+        raise BadInput(Problem("output", what, got=str(path), fix=fix)) from None
 
 
 def write_png(path: Path, image: Image.Image, parameters: str) -> None:

@@ -12,6 +12,7 @@ from lora_ext.cli.flags import Parser, add_flags, values
 from lora_ext.cli.outputs import check_all
 from lora_ext.config import UiConfig, read
 from lora_ext.errors import BadInput, Problem
+from lora_ext.hosts.given_path import given_path
 from lora_ext.hosts.standalone import StandaloneModel, check_load
 
 
@@ -23,7 +24,7 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load the model and show the tab until Ctrl-C; returns the exit code."""
     config = read(UiConfig, values(args, UiConfig))
-    folder = Path(config.serve.output_dir).expanduser().resolve()
+    folder = given_path("output_dir", config.serve.output_dir).resolve()
     check_all(
         lambda: check_load(config.model),
         lambda: make_folder(folder),

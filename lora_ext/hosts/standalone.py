@@ -18,6 +18,7 @@ from torch import Tensor
 from lora_ext.config import CheckpointConfig
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import open_checkpoint
+from lora_ext.hosts.given_path import given_path
 from lora_ext.hosts.sampler import Guidance, denoise, euler, first_noise, to_picture
 from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session
@@ -112,6 +113,13 @@ class StandaloneModel:
 
         Raises `BadInput` for a size that is not a multiple of 8.
         """
+        return to_picture(self.decoded(request))
+
+    def decoded(self, request: RenderRequest) -> Tensor:
+        """The picture of `render` before it is rounded to 8 bits: [3, H, W] in about -1..1, not finite after overflow.
+
+        Raises `BadInput` for a size that is not a multiple of 8.
+        """
         check_size(request.width, request.height)
         with self._lock, torch.no_grad():
             guidance = self._guidance(request)
@@ -121,7 +129,8 @@ class StandaloneModel:
                 latents = denoise(unet, scheduler, noise, generator, guidance)
             with self._at_hand("vae") as vae:
                 scaled = (latents / self.architecture.vae.scale).to(self.device)
-                return to_picture(vae.decode(scaled).sample[0])
+                decoded: Tensor = vae.decode(scaled).sample[0]
+                return decoded
 
     def _guidance(self, request: RenderRequest) -> Guidance:
         arch = self.architecture
@@ -196,7 +205,7 @@ def check_size(width: int, height: int) -> None:
 
 def checkpoint_path(text: str) -> Path:
     """The checkpoint's path. Raises `BadInput` when there is no such file."""
-    path = Path(text).expanduser()
+    path = given_path("checkpoint", text)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "there is no such file"
         raise BadInput(Problem("checkpoint", what, "a .safetensors or .ckpt checkpoint", str(path)))

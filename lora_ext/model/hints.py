@@ -19,7 +19,7 @@ def hints_from_yaml(path: str | Path) -> Hints:
     params = _params(Path(path))
     sgm = "network_config" in params
     unet = _inner(params, "network_config" if sgm else "unet_config")
-    heads, width = _positive(unet.get("num_heads")), _positive(unet.get("num_head_channels"))
+    heads, width = _count(unet, "num_heads", path), _count(unet, "num_head_channels", path)
     return Hints(
         prediction_type=_sgm_prediction(params) if sgm else _ldm_prediction(params, path),
         unet_heads=None if width else heads,
@@ -84,8 +84,14 @@ def _clip_skip(params: dict[str, object]) -> int | None:
     return 2 if layer == "penultimate" else 1
 
 
-def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+def _count(unet: dict[str, object], name: str, path: str | Path) -> int | None:
+    """A positive number; ldm writes -1 (or nothing) where the other of the two settings counts."""
+    value = unet.get(name, -1)
+    if value is None or value == -1:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise BadInput(Problem(str(path), f"{name} in the yaml cannot be used", "a whole number above 0", repr(value)[:80]))
 
 
 def _number(value: object) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lora_ext.cli import main
 
@@ -26,6 +26,7 @@ def place(tmp_path: Path) -> Path:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     (tmp_path / "there.safetensors").write_bytes(b"there")
     (tmp_path / "there.png").write_bytes(b"there")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     return tmp_path
 
 
@@ -57,6 +58,24 @@ def refused(
         (["--output", "a>b"], "output: the name holds >"),
         (["--output", "new.pt"], "output: a LoRA is saved as .safetensors"),
         (["--output", ""], "output: Name is needed and was not given"),
+        (["--output", "folder/"], "output: this is a folder"),
+        (["--output", "/"], "output: this is a folder"),
+        (["--output", ".."], "output: this is a folder"),
+        (["--output", ".hidden"], "output: the name cannot be empty, nor start"),
+        (["--output", "CON"], "output: Windows keeps this name"),
+        (["--output", "a\nb"], "output: the name holds a character"),
+        (["--output", "a\udcffb"], "output: the name holds a character"),
+        (["--output", "x" * 200], "output: the name is too long"),
+        (["--output", "x" * 300], "output: this path cannot be used (File name too long)"),
+        (["--output", "~nobody-of-this-name/x"], "output: this path cannot be used"),
+        (["--checkpoint", "x" * 5000], "checkpoint: this path cannot be used"),
+        (["--checkpoint", "~nobody-of-this-name/x"], "checkpoint: this path cannot be used"),
+        (["--config", "run.yaml"], "config: this is no settings file; expected a .json or .toml file; got run.yaml."),
+        (["--config", "deep.json"], "config: deep.json is nested too deeply"),
+        (["--set", "=3"], "set: this is no setting; expected key=value; got '=3'."),
+        (["--set", "a\x1b[31m\nb=3"], "a [31m b: there is no such setting"),
+        (["two", "--flip"], "two: this word belongs to no flag"),
+        (["--rank", "9" * 5000], "rank: Rank cannot be read"),
         (["--resolution", "100"], "resolution: Resolution must be a multiple of 64"),
         (["--set", "leraning_rate=1"], "leraning_rate: there is no such setting. Did you mean learning_rate?"),
         (["--device", "cuda:77"], "device: this card is not there"),
@@ -78,6 +97,7 @@ def test_train_refuses_before_loading(
     good = ["--checkpoint", str(checkpoint), "--images", str(pictures), "--output", "new", "--device", "cpu"]
     (line,) = refused("train", *good, *small, *words)
     assert line.startswith(said)
+    assert len(line) < 400
 
 
 @pytest.mark.parametrize("file", ["html.safetensors", "nothing.safetensors", "short.safetensors", "pickle.ckpt"])
@@ -110,7 +130,9 @@ def test_all_errors_at_once(refused: Callable[..., list[str]]) -> None:
         (["--output", "new.jpg"], "output: pictures are written as PNG"),
         (["--lora-dir", "gone"], "lora_dir: there is no such folder; got gone."),
         (["--prompt", ""], "prompt: "),
-        (["--seed", "-1"], "seed: "),
+        (["--seed", "-1"], "seed: Seed is out of range; expected 0 to 4294967295; got -1."),
+        (["--output", "x" * 300 + ".png"], "output: this path cannot be used"),
+        (["--lora-dir", "~nobody-of-this-name"], "lora_dir: this path cannot be used"),
     ],
 )
 def test_generate_refuses(
@@ -131,6 +153,15 @@ def test_generate_refuses_tags(
     good = ["--checkpoint", str(checkpoint), "--output", "new.png", "--size", "64x64", "--lora-dir", str(lora.parent)]
     (line,) = refused("generate", *good, "--prompt", f"a cat {tag}", "--device", "cpu")
     assert named in line
+
+
+def test_no_picture_of_nan(checkpoint: Path, place: Path, refused: Callable[..., list[str]]) -> None:
+    tensors = load_file(checkpoint)
+    key = "model.diffusion_model.out.2.weight"
+    save_file(tensors | {key: tensors[key] * torch.nan}, place / "nan.safetensors")
+    words = ["--checkpoint", "nan.safetensors", "--prompt", "a cat", "--output", "new.png", "--size", "64x64"]
+    (line,) = refused("generate", *words, "--steps", "1", "--device", "cpu")
+    assert line.startswith("checkpoint: the model's numbers overflowed and there is no picture")
 
 
 def test_a_tag_without_a_folder(checkpoint: Path, refused: Callable[..., list[str]]) -> None:
@@ -165,7 +196,10 @@ def _missing_gradio(_name: str) -> None:
     raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
 
 
-@pytest.mark.parametrize("file", ["gone.safetensors", "html.safetensors", "nothing.safetensors", "short.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    ["gone.safetensors", "html.safetensors", "nothing.safetensors", "short.safetensors", "~nobody-of-this-name/a"],
+)
 def test_info_refuses(refused: Callable[..., list[str]], file: str) -> None:
     (line,) = refused("info", file)
     assert file in line

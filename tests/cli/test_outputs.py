@@ -55,6 +55,20 @@ def test_names_that_no_tag_can_hold_are_refused(tmp_path: Path) -> None:
         check_lora_output(str(tmp_path / "a:b"), overwrite=False)
 
 
+def test_a_disk_that_takes_nothing_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(BadInput, match=r"can be written to \(No space left on device\)"):
+        check_writable(tmp_path / "new.png", overwrite=False)
+
+
+def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new.png", overwrite=False)
+    assert not os.listdir(tmp_path)
+
+
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there.png").touch()
     check_writable(tmp_path / "there.png", overwrite=True)

@@ -52,6 +52,8 @@ def test_sgm(tmp_path, name, kind):
         ("", "not a model config"),
         ("model: {params: []}", "not a model config"),
         (LDM.format(parameterization="parameterization: x0", width=-1, layer="last"), "eps or v; got 'x0'"),
+        (LDM.format(parameterization="", width="many", layer="last"), "num_head_channels in the yaml.*got 'many'"),
+        (LDM.format(parameterization="", width=0, layer="last"), "num_head_channels in the yaml.*got 0"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
