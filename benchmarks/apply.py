@@ -66,9 +66,9 @@ SD15 = Architecture(
 class Pipe(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """What diffusers loads LoRAs into, with nothing but the UNet in it."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: None = None) -> None:
         super().__init__()
-        self.register_modules(unet=unet, text_encoder=None)
+        self.register_modules(unet=unet, text_encoder=text_encoder)
 
 
 @dataclass(frozen=True)
