@@ -1,0 +1,291 @@
+"""One LoRA training step: ours against diffusers + peft, on the same UNet and the same batch, turn by turn.
+
+`python -m benchmarks.step [--json] [--size sd15] [--device cuda] [--precision bf16] …`. Each side lives in a process of
+its own, so that its memory is its own; the two take their steps alternately, and medians are shown. A step is: noise,
+prediction, loss, backward, clipping, AdamW, zeroed gradients. Both sides train rank-32 factors of the 192 layers of
+SD1.5 that kohya trains, over the same frozen weights in the same precision.
+
+The limit is the step's floating-point work, counted by torch, at the rate of this machine's best matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.apply import SD15
+from benchmarks.report import Row, show
+from lora_ext.config import TrainConfig, read
+from lora_ext.diffusion import NoiseSchedule
+from lora_ext.model import Architecture, Conditioning, build_unet, checkpoint_gradients, default_targets, layer_table
+from lora_ext.model.unet_parts import unet_parts
+from lora_ext.training.learner import Learner
+from lora_ext.training.material import Batch
+from lora_ext.training.optimizer import Stepper
+from lora_ext.training.precision import DTYPES, Arithmetic
+
+RANK = 32
+SMALL = replace(SD15, unet=replace(SD15.unet, channels=(160, 320, 640, 640)))
+SIZES = {"small": (SMALL, 256), "sd15": (SD15, 512)}  # model, pixels per side
+
+Step = Callable[[], None]
+
+
+def main() -> None:
+    """Run one side when told so, else both, and print the rows."""
+    options = _options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.side:
+        _worker(options)
+    else:
+        _compare(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--size", choices=SIZES, default="small", help="small: SD1.5 at half width, 256 px")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of the frozen weights and the arithmetic")
+    parser.add_argument("--batch", type=int, default=1, help="pictures per step")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
+    parser.add_argument("--steps", type=int, default=7, help="counted steps of each side, after two that warm up")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of each side")
+    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _compare(options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    with _Side("ours") as ours, _Side("peer") as peer:
+        seconds = [(ours.ask("step"), peer.ask("step")) for _ in range(options.steps + 2)][2:]
+        mine, theirs = (statistics.median(side) for side in zip(*seconds, strict=True))
+        memory = ours.ask("memory"), peer.ask("memory")
+        flops = ours.ask("flops"), peer.ask("flops")
+    rate = _matmul_rate(device, options.precision)
+    work = f"{options.size}, {options.precision}, batch {options.batch}"
+    work += ", checkpointing" if options.checkpointing else ""
+    name = _peer_name()
+    rows = [Row(f"{work}: step", mine, theirs, name, flops[0] / rate, "s")]
+    notes = [
+        f"{flops[0] / 1e12:.3g} TFLOP a step (peer {flops[1] / 1e12:.3g}); best matrix product {rate / 1e12:.3g} "
+        f"TFLOP/s; share of it reached: ours {flops[0] / rate / mine:.0%}, peer {flops[1] / rate / theirs:.0%}"
+    ]
+    if memory[0]:
+        rows.append(Row(f"{work}: peak memory", memory[0] / 1e6, memory[1] / 1e6, name, None, "MB"))
+    else:
+        notes.append("MEMORY NOT MEASURED: on a CPU it is read from Linux' /proc.")
+    show(rows, device, as_json=options.json, notes=notes)
+
+
+class _Side:
+    """The other end of a process that runs one side; takes its turns when asked."""
+
+    def __init__(self, name: str) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.step", *sys.argv[1:], "--side", name]
+
+    def __enter__(self) -> _Side:
+        here = Path(__file__).resolve().parent.parent
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here, bufsize=1
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def ask(self, what: str) -> float:
+        """Ask and wait: one side is idle while the other works."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(what + "\n")
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"a side broke off (exit {self._process.wait()}); see its message above")
+        return float(json.loads(answer))
+
+
+def _worker(options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    step = {"ours": _ours, "peer": _peer}[options.side](options, device)
+    step()  # the optimizer's state and every kernel's workspace exist from here on
+    _forget_peak(device)
+    answers = {
+        "step": partial(_timed, device, step),
+        "memory": partial(_peak_bytes, device),
+        "flops": partial(_flops, step),
+    }
+    for line in sys.stdin:
+        print(json.dumps(answers[line.strip()]()), flush=True)
+
+
+def _ours(options: argparse.Namespace, device: torch.device) -> Step:
+    arch, pixels = SIZES[options.size]
+    values = {"images": "-", "output": "-", "rank": RANK, "alpha": RANK / 2, "checkpointing": options.checkpointing}
+    config = read(TrainConfig, values)
+    arithmetic = Arithmetic.choose(options.precision, device)
+    learner = Learner(_Model(arch, options.precision, device), _Nowhere(), config, arithmetic)  # type: ignore[arg-type]
+    stepper = Stepper(learner.groups(), config.optim, device, arithmetic.scales_loss)
+    latents, context = _batch(arch, pixels, options, device)
+    batch = Batch(latents, Conditioning(context, None), torch.zeros(len(latents), 6))
+
+    def step() -> None:
+        stepper.backward(learner.loss(batch))
+        stepper.step(1.0)
+
+    return step
+
+
+def _peer(options: argparse.Namespace, device: torch.device) -> Step:
+    """As diffusers' own script for text-to-image LoRAs does it, without its logging."""
+    from diffusers import DDPMScheduler  # noqa: PLC0415 - each side imports what it needs, its memory is measured
+    from peft import LoraConfig  # noqa: PLC0415
+
+    arch, pixels = SIZES[options.size]
+    table = layer_table(arch)
+    unet = build_unet(arch, _tensors(arch, options.precision, device))
+    targets = [layer.module for layer in default_targets(table, conv=False) if layer.name.component == "unet"]
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK // 2, init_lora_weights=True, target_modules=targets))
+    if options.checkpointing:
+        checkpoint_gradients(unet)
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    cuda = device.type == "cuda"
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=cuda or None)
+    make = torch.amp.GradScaler if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler
+    scaler = make(enabled=cuda and options.precision == "fp16")
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    latents, context = _batch(arch, pixels, options, device)
+
+    def step() -> None:
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, 1000, (len(latents),), device=device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        with _autocast(options.precision, device):
+            predicted = unet(noisy, timesteps, context, return_dict=False)[0]
+        loss = functional.mse_loss(predicted.float(), noise.float())
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return step
+
+
+class _Model:
+    """As much of a `LiveModel` as a step needs."""
+
+    def __init__(self, arch: Architecture, precision: str, device: torch.device) -> None:
+        self.architecture, self.device = arch, device
+        self.table = layer_table(arch)
+        self.tensors = _tensors(arch, precision, device)
+        self.alphas_cumprod = NoiseSchedule.default().alphas_cumprod
+
+
+class _Nowhere:
+    """A session whose parts are all where they should be."""
+
+    def place(self, *parts: str) -> None:
+        """Nothing to move."""
+
+
+def _tensors(arch: Architecture, precision: str, device: torch.device) -> dict[str, Tensor]:
+    """Random weights of the UNet by checkpoint key, each near what keeps its layer's output as large as its input."""
+    made: dict[str, Tensor] = {}
+    for part in unet_parts(arch.unet):
+        wide = math.prod(part.shape[1:])
+        weight = torch.ones(part.shape) if part.op == "norm" else torch.randn(part.shape) * wide**-0.5
+        made[part.key] = weight.to(device, DTYPES[precision])
+        if part.bias:
+            made[part.bias] = torch.zeros(part.shape[0], device=device, dtype=DTYPES[precision])
+    return made
+
+
+def _batch(arch: Architecture, pixels: int, options: argparse.Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
+    latents = torch.randn(options.batch, 4, pixels // 8, pixels // 8, device=device)
+    context = torch.randn(options.batch, 77, arch.unet.context_dim, device=device, dtype=DTYPES[options.precision])
+    return latents, context
+
+
+@contextlib.contextmanager
+def _autocast(precision: str, device: torch.device) -> Iterator[None]:
+    with torch.autocast(device.type, DTYPES[precision]) if precision != "fp32" else contextlib.nullcontext():
+        yield
+
+
+def _timed(device: torch.device, work: Step) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _flops(step: Step) -> float:
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - only after the memory was read
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def _matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOP/s of the best of several large matrix products in the step's precision."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    best = min(_timed(device, lambda: torch.mm(a, b)) for _ in range(10))
+    return 2 * size**3 / best
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.path.exists("/proc/self/clear_refs"):
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # the kernel's word for: the peak starts from now
+
+
+def _peak_bytes(device: torch.device) -> float:
+    """Largest memory since `_forget_peak`: torch's on a card, the whole process's on a CPU; 0 where none can tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(float(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except OSError:
+        return 0.0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peer_name() -> str:
+    return f"diffusers {version('diffusers')} + peft {version('peft')}"
+
+
+if __name__ == "__main__":
+    main()
