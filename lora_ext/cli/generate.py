@@ -25,6 +25,7 @@ from lora_ext.hosts.standalone import StandaloneModel, check_load, check_size
 from lora_ext.live import RenderRequest
 from lora_ext.model import Tokenizer
 
+TAG_LIKE = re.compile(r"<\s*(?:lora|lyco|hypernet)\b[^<>]{0,60}>?", re.IGNORECASE)
 LONGEST = 75  # tokens of a prompt that CLIP sees
 
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: check_loras(picture, prompt, library),
     )
     warn_if_long(prompt.text)
+    warn_of_tags(prompt.text)
     model = StandaloneModel.load(config.model)
     for sentence in model.architecture.assumed:
         print(f"note: {sentence}", file=sys.stderr)
@@ -56,7 +58,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {remark}", file=sys.stderr)
     model.patcher.apply(networks)
     path = Path(picture.output).expanduser()
-    decoded = model.decoded(request(picture, prompt.text))
+    try:
+        decoded = model.decoded(request(picture, prompt.text))
+    except torch.cuda.OutOfMemoryError:
+        fix = "Choose a smaller --size, or --model-precision fp16."
+        raise BadInput(Problem("size", "the card ran out of memory", got=picture.size, fix=fix)) from None
     check_finite(decoded)
     write_png(path, to_picture(decoded), parameters(picture, model.checkpoint.name))
     print(path)
@@ -107,6 +113,12 @@ def warn_if_long(text: str) -> None:
     count = Tokenizer().count(text)
     if count > LONGEST:
         print(f"note: the prompt has {count} tokens; the model sees the first {LONGEST}", file=sys.stderr)
+
+
+def warn_of_tags(text: str) -> None:
+    """Say so when what is left of the prompt looks like a tag: the model would read it as words."""
+    for tag in TAG_LIKE.findall(text):
+        print(f"note: {tag.strip()!r} is no <lora:name:0.7> tag and is read as words", file=sys.stderr)
 
 
 def parameters(picture: PictureConfig, model: str) -> str:

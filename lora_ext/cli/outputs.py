@@ -81,7 +81,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
 def write_png(path: Path, image: Image.Image, parameters: str) -> None:
     """Write a PNG with the WebUI's `parameters` text, whole or not at all."""
     text = PngInfo()
-    text.add_text("parameters", parameters)
+    text.add_text("parameters", parameters.encode("utf8", "replace").decode("utf8"))  # arguments may not be Unicode
     packed = io.BytesIO()
     image.save(packed, format="PNG", pnginfo=text)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from lora_ext.model.architecture import Architecture, Hints
 from lora_ext.patching import WeightPatcher
 
 PARTS: tuple[Part, ...] = ("unet", "te", "vae")
+LARGEST = 8192  # px of a side; far above what any model was made for
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -198,9 +199,10 @@ def scaled_linear(steps: int = 1000, first: float = 0.00085, last: float = 0.012
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise `BadInput` unless both are positive multiples of 8."""
-    if width <= 0 or height <= 0 or width % 8 or height % 8:
-        raise BadInput(Problem("size", "a picture cannot have this size", "multiples of 8 in px", f"{width}x{height}"))
+    """Raise `BadInput` unless both are multiples of 8 from 8 to `LARGEST`."""
+    if not (0 < width <= LARGEST and 0 < height <= LARGEST) or width % 8 or height % 8:
+        expected = f"multiples of 8 in px, up to {LARGEST}"
+        raise BadInput(Problem("size", "a picture cannot have this size", expected, f"{width}x{height}"))
 
 
 def checkpoint_path(text: str) -> Path:

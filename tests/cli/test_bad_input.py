@@ -123,7 +123,11 @@ def test_all_errors_at_once(refused: Callable[..., list[str]]) -> None:
     ("words", "said"),
     [
         (["--size", "64"], "size: the size cannot be read; expected WIDTHxHEIGHT"),
-        (["--size", "60x64"], "size: a picture cannot have this size; expected multiples of 8 in px; got 60x64."),
+        (
+            ["--size", "60x64"],
+            "size: a picture cannot have this size; expected multiples of 8 in px, up to 8192; got 60x64.",
+        ),
+        (["--size", "99992x64"], "size: a picture cannot have this size"),
         (["--size", "0x64"], "size: "),
         (["--steps", "0"], "steps: "),
         (["--output", "there.png"], "output: there.png exists already"),

@@ -21,6 +21,13 @@ def test_png_carries_its_parameters(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.png"]
 
 
+def test_parameters_that_are_no_unicode(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_png(path, Image.new("RGB", (8, 8), "red"), "a\udcffb")
+    with Image.open(path) as picture:
+        assert picture.info["parameters"] == "a?b"
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     write_png(path, Image.new("RGB", (8, 8), "red"), "first")
