@@ -317,10 +317,35 @@ def test_a_file_on_the_way_that_cannot_be_written_does_not_end_the_run(folder):
     assert result.path.is_file()
 
 
-def test_the_vae_of_a_half_model_is_used_in_float32(folder):
-    live = model("sdxl", "bf16")
-    result = run(folder, live, precision="fp32")
-    assert all(np.isfinite(e.loss) for e in result.steps)
+def test_the_vae_of_a_half_model_is_used_in_float32(folder, monkeypatch):
+    from lora_ext.training import material
+
+    live, build, seen = model(), material.build_vae, []
+
+    def building(arch, tensors):
+        seen.extend(t.dtype for t in tensors.values() if t.is_floating_point())
+        return build(arch, tensors)
+
+    monkeypatch.setattr(material, "build_vae", building)
+    vae = {k: t for k, t in live.tensors.items() if k.startswith(material.VAE_PREFIX)}
+    live.tensors.update({k: t.half() for k, t in vae.items()})
+    try:
+        run(folder, max_steps=1)
+    finally:
+        live.tensors.update(vae)
+    assert set(seen) == {torch.float32}
+
+
+def test_every_picture_of_an_accumulated_step_counts_alike(folder, monkeypatch):
+    from lora_ext.training.learner import Learner
+
+    def known(self, batch):
+        anything = next(iter(self.adapters.values())).up.sum() * 0
+        return anything + {2: 2.0, 1: 5.0}[len(batch.latents)]
+
+    monkeypatch.setattr(Learner, "loss", known)
+    result = run(folder, batch_size=2, accumulate=2, max_steps=2)
+    assert [e.loss for e in result.steps] == pytest.approx([(2 * 2.0 + 5.0) / 3] * 2)
 
 
 @pytest.mark.parametrize("held", ["fp32", "bf16"])
