@@ -84,7 +84,10 @@ def stoppable(events: Generator[Event, None, None], asked: Interrupt) -> Iterato
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Make the first Ctrl-C a wish, granted between two steps so that the run can save; the second stops at once."""
+    """Make the first Ctrl-C (or SIGTERM) a wish, granted between two steps so that the run can save.
+
+    The second stops at once.
+    """
     asked = Interrupt()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
@@ -93,8 +96,9 @@ def interruptible() -> Iterator[Interrupt]:
         asked.stop = True
         print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)

@@ -71,7 +71,10 @@ def test_info(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one child")
-def test_ctrl_c_keeps_what_was_learnt(checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_what_was_learnt(
+    checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path, which: signal.Signals
+) -> None:
     words = ["train", "--checkpoint", str(checkpoint), "--images", str(pictures), "--device", "cpu", *small]
     words += ["--output", str(tmp_path / "cut"), "--max-steps", "100000"]
     with subprocess.Popen(
@@ -80,7 +83,7 @@ def test_ctrl_c_keeps_what_was_learnt(checkpoint: Path, pictures: Path, small: l
         assert run.stderr is not None
         assert any("Training" in line for line in run.stderr)
         time.sleep(1)
-        run.send_signal(signal.SIGINT)
+        run.send_signal(which)
         out, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
     assert "stopped" in err
