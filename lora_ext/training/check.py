@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
 from lora_ext.training.precision import Arithmetic
+from lora_ext.training.targets import file_bytes
 
 NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # px, what each family was trained at
 FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # `<`, `>`, `:` end a prompt tag; the rest is forbidden on Windows
@@ -23,7 +25,13 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
 
     Reads the headers of the pictures and changes nothing.
     """
-    problems = [*_output(output, config), *_learning(config), *_fit(model, config), *_precision(model, config)]
+    problems = [
+        *_output(output, config),
+        *_room(output, file_bytes(model.table, config)),
+        *_learning(config),
+        *_fit(model, config),
+        *_precision(model, config),
+    ]
     try:
         report = scan(config.data)
     except BadInput as e:
@@ -54,9 +62,22 @@ def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:
         yield Problem("output", "there is a folder of that name", "a file", str(output))
     elif not config.save.overwrite:
         yield from (_exists(path) for path in _in_the_way(output, config))
+
+
+def _room(output: Path, size: int) -> Iterator[Problem]:
+    """A file is tried, because rights alone do not tell (read-only disks, Windows); it is gone again at once."""
     folder = next((p for p in (output.parent, *output.parent.parents) if p.exists()), output.parent)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        yield Problem("output", "the folder cannot be written to", "a folder you may write to", str(folder))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as e:
+        reason = f"{folder} ({e.strerror or type(e).__name__})"
+        yield Problem("output", "the folder cannot be written to", "a folder you may write to", reason)
+        return
+    if free < size:
+        fix = "Make room, choose another folder or a smaller rank."
+        got = f"{free / 1e6:.1f} MB free in {folder}"
+        yield Problem("output", "the disk is too full for the LoRA", f"{size / 1e6:.1f} MB", got, fix)
 
 
 def _in_the_way(output: Path, config: TrainConfig) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from lora_ext.model import (
     build_text,
     build_unet,
     checkpoint_gradients,
-    default_targets,
 )
 from lora_ext.training.adapted import attach
 from lora_ext.training.material import Batch, clip_skip, text_prefixes
 from lora_ext.training.optimizer import ParameterGroup
 from lora_ext.training.precision import Arithmetic
+from lora_ext.training.targets import rank_and_alpha, targets
 
 UNET_PREFIX = "model.diffusion_model."
 
@@ -37,7 +37,7 @@ class Learner:
         """Places what is trained on the device; everything else leaves it."""
         self.model, self.session, self.config, self.arithmetic = model, session, config, arithmetic
         arch, optim = model.architecture, config.optim
-        self.layers = dict(_targets(model, config))
+        self.layers = {layer.name: layer for layer in targets(model.table, config)}
         init = generator(optim.seed, "adapters", torch.device("cpu"))
         self.adapters = {
             name: _adapter(layer, config.network, init).to(model.device) for name, layer in self.layers.items()
@@ -123,17 +123,8 @@ def generator(seed: int, purpose: str, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def _targets(model: LiveModel, config: TrainConfig) -> Iterator[tuple[LayerName, Layer]]:
-    """The layers that learn, in the table's order: those whose learning rate is not 0."""
-    for layer in default_targets(model.table, conv=config.network.conv_rank > 0):
-        unet = layer.name.component == "unet"
-        if config.optim.learning_rate if unet else config.optim.text_encoder_lr:
-            yield layer.name, layer
-
-
 def _adapter(layer: Layer, network: NetworkConfig, init: torch.Generator) -> LoraAdapter:
-    wide = layer.op == "conv" and layer.shape[2:] != (1, 1)
-    rank, alpha = (network.conv_rank, network.conv_alpha) if wide else (network.rank, network.alpha)
+    rank, alpha = rank_and_alpha(layer, network)
     return LoraAdapter.create(layer.shape, rank, alpha, init)
 
 

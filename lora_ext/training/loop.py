@@ -64,17 +64,19 @@ def _run(model: LiveModel, config: TrainConfig, output: Path, report: DataReport
         except Stop:
             reason = "stopped"
         except (GeneratorExit, KeyboardInterrupt):
-            if run and run.step:
+            if run and run.learnt():
                 run.keeper.final(run.step, run.epoch)
             raise
         except (Diverged, torch.cuda.OutOfMemoryError) as e:
-            if run and run.step > run.refused:
+            if run and run.learnt():
                 yield Saved(run.step, run.keeper.rescue(run.step, run.epoch), final=False)
             if isinstance(e, BadInput):
                 raise
             raise BadInput(_out_of_memory()) from e
         with contextlib.suppress(Stop):  # too late to stop
             if run and run.step:
+                if not run.learnt():
+                    raise BadInput(_nothing_learnt(run.step))
                 yield Saved(run.step, run.keeper.final(run.step, run.epoch), final=True)
     with contextlib.suppress(Stop):
         yield Finished(run.step if run else 0, reason)
@@ -133,6 +135,10 @@ class Run:
             if self.config.preview.preview_prompt.strip() and step % self.config.preview.preview_every == 0:
                 yield self._preview()
 
+    def learnt(self) -> bool:
+        """Whether any step so far changed the adapters; on a GPU this waits for it."""
+        return self.step > self.stepper.refusals()
+
     def _groups(self) -> Iterator[tuple[int, list[tuple[Sample, ...]]]]:
         """Epoch (from 1) and the micro-batches of each step, for ever; a step never spans two epochs."""
         for epoch in itertools.count(1):
@@ -151,7 +157,7 @@ class Run:
     def _preview(self) -> Preview | Notice:
         """A picture with the adapters in the live weights, rendered by the host; then the weights are put back.
 
-        A preview is not worth a run: when memory does not suffice for it, the run goes on without.
+        A preview is not worth a run: when it cannot be made, the run goes on without.
         """
         wish = self.config.preview
         request = RenderRequest(
@@ -171,6 +177,8 @@ class Run:
                 image = self.model.render(request)
         except torch.cuda.OutOfMemoryError:
             return Notice("There was not enough memory for the preview; a smaller preview size may fit.")
+        except BadInput as e:
+            return Notice(f"There is no preview at step {self.step}: {e}")
         finally:
             self.model.patcher.clear()
             self.learner.settle()
@@ -182,4 +190,12 @@ def _out_of_memory() -> Problem:
         "batch_size",
         "the card ran out of memory",
         fix="Turn on gradient checkpointing, or lower the batch size or the resolution.",
+    )
+
+
+def _nothing_learnt(steps: int) -> Problem:
+    return Problem(
+        "precision",
+        f"all {steps} step(s) gave numbers that are not finite: nothing was learnt and no file was written",
+        fix="Try fp32 or bf16. If that does not help, the checkpoint's own weights are damaged.",
     )

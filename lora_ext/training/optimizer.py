@@ -90,6 +90,10 @@ class Stepper:
         self.loss_sum, self.accepted = torch.zeros_like(self.loss_sum), torch.zeros_like(self.accepted)
         return Reading(loss_sum / accepted if accepted else None, int(refused))
 
+    def refusals(self) -> int:
+        """How many steps were refused so far; on CUDA this waits for the device."""
+        return int(self.refused.item())
+
     def _count(self, good: Tensor) -> None:
         """Book-keeping without branches, so that it needs no answer from the device."""
         self.loss_sum = self.loss_sum + torch.where(good, self.pending, torch.zeros_like(self.pending))

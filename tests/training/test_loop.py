@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_runs import config, contents, fingerprint, model, pictures, run, same
 
-from lora_ext.errors import BadInput
+from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import NameTable, read_network
 from lora_ext.live import RenderRequest
 from lora_ext.patching import Strengths
@@ -244,6 +244,51 @@ def test_nothing_that_is_not_finite_is_saved(folder, monkeypatch):
     rescued = next(folder.glob("x-step*.safetensors"))
     (folder / "three").mkdir()
     assert same(contents(rescued)[0], run(folder / "three", max_steps=3).tensors)
+
+
+def test_a_run_whose_steps_were_all_refused_fails_and_saves_nothing(folder, monkeypatch):
+    from lora_ext.training.learner import Learner
+
+    loss = Learner.loss
+    monkeypatch.setattr(Learner, "loss", lambda self, batch: loss(self, batch) * float("nan"))
+    before = fingerprint(model())
+    with pytest.raises(BadInput, match="nothing was learnt"):
+        run(folder, max_steps=2)
+    assert fingerprint(model()) == before
+    assert not list(folder.rglob("*.safetensors"))
+
+
+def test_a_disk_too_small_is_told_before_the_start(folder, monkeypatch):
+    import shutil
+
+    full = shutil.disk_usage(folder)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(BadInput, match="too full") as caught:
+        run(folder)
+    assert caught.value.problems[0].field == "output"
+
+
+def test_the_size_told_beforehand_is_the_files(folder):
+    from lora_ext.training.targets import file_bytes
+
+    wish = {"conv_rank": 3, "text_encoder_lr": 1e-3, "save_precision": "fp16"}
+    result = run(folder, **wish)
+    numbers = sum(t.numel() * t.element_size() for key, t in result.tensors.items() if not key.endswith("alpha"))
+    assert file_bytes(model().table, config(folder, **wish)) == numbers
+
+
+def test_a_preview_that_overflows_is_told_and_left_out(folder, monkeypatch):
+    def refuse(wanted):
+        raise BadInput(Problem("preview", "leaves the range"))
+
+    before = fingerprint(model())
+    live = model()
+    monkeypatch.setattr(live.patcher, "apply", lambda wanted: refuse(wanted) if wanted else None)
+    result = run(folder, preview_prompt="x", preview_every=1)
+    monkeypatch.undo()
+    assert any("leaves the range" in n.text for n in result.of(Notice))
+    assert result.events[-1] == Finished(2, "done")
+    assert fingerprint(model()) == before
 
 
 def test_a_few_bad_steps_are_left_out_and_told(folder, monkeypatch):
