@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demo import checkpoint_keys as keys
-from demo import checkpoint_yaml, random_base
+from demo import checkpoint_yaml, random_base, train_vae, world
 from lora_ext.model import Architecture, Hints, TextEncoders, build_text, build_unet, build_vae, detect
 
 UNET = keys.UNetSize(4, 64, (1, 2, 2), 1, (1, 1, 1), 128, linear=False, vector=0)
@@ -43,6 +43,7 @@ class BaseModel:
         self._choose_first_weights()
 
     def _choose_first_weights(self) -> None:
+        train_vae.let_colours_through(self.vae, world.SIDE)
         generator = torch.Generator().manual_seed(77)
         words = self.tensors[f"{TEXT_PREFIX}text_model.embeddings.token_embedding.weight"]
         words.normal_(0, 0.2, generator=generator)
@@ -58,6 +59,12 @@ class BaseModel:
         weight, bias = (self.tensors[f"{random_base.VAE}post_quant_conv.{part}"] for part in ("weight", "bias"))
         bias += weight[:, :, 0, 0] @ mean
         weight *= scale[None, :, None, None]
+
+    def read(self, path: Path) -> None:
+        """Go on from a checkpoint that `write` wrote."""
+        found = load_file(path)
+        for key, tensor in self.tensors.items():
+            tensor.copy_(found[key])
 
     def write(self, path: Path, dtype: torch.dtype = torch.float16) -> None:
         """The checkpoint, its yaml and its text encoder's configuration."""

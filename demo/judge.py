@@ -34,6 +34,8 @@ Flags = NDArray[np.bool_]
 _COLOURS = tuple(world.COLOURS)
 _BASES = np.array([world.COLOURS[c] for c in _COLOURS], np.float32)
 _TONES = np.stack([world.tone(c) for c in _BASES])
+LEAST = 10
+"""Pixels of one colour that make a thing."""
 _UNIT = 14
 """Pixels that a shape's root of area is brought to before it is compared."""
 _WINDOW = 40
@@ -60,9 +62,10 @@ def look(picture: Pixels) -> Scene:
     ground = int(np.bincount(_frame(names), minlength=len(_COLOURS)).argmax())
     colours = _standing_out(names, ground)
     regions = _regions(pixels, ground, colours)
-    fits = [_fit(regions == i + 1) for i in range(len(colours))]
+    found = [i for i in range(len(colours)) if np.count_nonzero(regions == i + 1) >= LEAST]
+    fits = [_fit(regions == i + 1) for i in found]
     pattern = _pattern(pixels, ground, regions == 0)
-    things, place = _arranged(fits, [_COLOURS[c] for c in colours])
+    things, place = _arranged(fits, [_COLOURS[colours[i]] for i in found])
     return Scene(things, place, pattern, _COLOURS[ground])
 
 
@@ -101,7 +104,7 @@ def _frame(names: Labels, width: int = 3) -> Labels:
     return names[~inside]
 
 
-def _standing_out(names: Labels, ground: int, least: int = 10) -> list[int]:
+def _standing_out(names: Labels, ground: int) -> list[int]:
     """Colours of the things: those besides the ground with enough pixels whose neighbours have the same colour.
 
     Soft edges make other colours, but thin ones.
@@ -113,7 +116,7 @@ def _standing_out(names: Labels, ground: int, least: int = 10) -> list[int]:
             same &= names[dy : dy + centre.shape[0], dx : dx + centre.shape[1]] == centre
     counts = np.bincount(centre[same], minlength=len(_COLOURS))
     counts[ground] = 0
-    found = [int(c) for c in np.argsort(-counts) if counts[c] >= least]
+    found = [int(c) for c in np.argsort(-counts) if counts[c] >= LEAST]
     return found[:2]
 
 

@@ -29,31 +29,40 @@ HERE = Path(__file__).resolve().parent
 class Recipe:
     """All numbers of a run."""
 
-    pictures: int = 30000
-    vae_steps: int = 2500
+    pictures: int = 16000
+    vae_steps: int = 3000
     text_steps: int = 800
+    decoder_steps: int = 2000
     unet_steps: int = 8000
     unet_batch: int = 32
     seed: int = 1
-    bf16: bool = True
+    vae_bf16: bool = True
 
 
-FAST = Recipe(pictures=64, vae_steps=2, text_steps=2, unet_steps=2, unet_batch=4)
+FAST = Recipe(pictures=64, vae_steps=2, text_steps=2, decoder_steps=2, unet_steps=2, unet_batch=4)
 
 
-def make(recipe: Recipe, folder: Path, output: Path) -> None:
-    """Run the stages that are not done and write the checkpoint."""
+def make(recipe: Recipe, folder: Path, output: Path, start: Path | None = None) -> None:
+    """Run the stages that are not done and write the checkpoint. `start`: a base to go on from instead of nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     model = BaseModel(recipe.seed)
+    if start is not None:
+        model.read(start)
     scenes, pictures = drawings(recipe, folder)
-    train_vae.train(model.vae, pictures, recipe.vae_steps, recipe.seed, folder, recipe.bf16)
+    train_vae.train(model.vae, pictures, recipe.vae_steps, recipe.seed, folder, recipe.vae_bf16)
     train_text.train(model.text, recipe.text_steps, recipe.seed, folder)
     model.vae.eval().requires_grad_(False)
     model.text.eval().requires_grad_(False)
-    latents = normal_latents(model, pictures, folder)
-    train_unet.train(
-        model.unet, model.text, latents, scenes, recipe.unet_steps, recipe.unet_batch, recipe.seed, folder, recipe.bf16
-    )
+    raw = raw_latents(model, pictures, folder)
+    model.vae.decoder.requires_grad_(True)
+    model.vae.post_quant_conv.requires_grad_(True)
+    train_vae.polish(model.vae, raw, pictures, recipe.decoder_steps, recipe.seed, folder)
+    model.vae.requires_grad_(False)
+    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    model.rescale_latents(mean, std)
+    latents = (raw - mean[:, None, None]) / std[:, None, None]
+    model.unet.train()
+    train_unet.train(model.unet, model.text, latents, scenes, recipe.unet_steps, recipe.unet_batch, recipe.seed, folder)
     model.write(output)
     size, psnr = output.stat().st_size / 1e6, held_out_psnr(model, min(200, recipe.pictures))
     print(f"{output}: {size:.1f} MB; VAE round trip {psnr:.2f} dB on held-out pictures")
@@ -69,25 +78,21 @@ def drawings(recipe: Recipe, folder: Path) -> tuple[list[world.Scene], Tensor]:
         beside = path.with_suffix(".new.npy")
         np.save(beside, drawn)
         os.replace(beside, path)
-    pictures = torch.from_numpy(np.load(path))
-    if len(pictures) != len(scenes):
+    pictures = torch.from_numpy(np.load(path)[: len(scenes)])
+    if len(pictures) < len(scenes):
         sys.exit(f"{path} holds {len(pictures)} pictures, not {len(scenes)}: another recipe's. Remove the folder.")
     return scenes, pictures
 
 
-def normal_latents(model: BaseModel, pictures: Tensor, folder: Path) -> Tensor:
-    """Latents of all pictures as the UNet sees them, [N, 4, h, w]; the VAE is rescaled so that their variance is 1."""
+def raw_latents(model: BaseModel, pictures: Tensor, folder: Path) -> Tensor:
+    """Latents of all pictures, [N, 4, h, w], in whatever size and place the autoencoder gave them; encoded once."""
     path = folder / "latents.pt"
-    if path.is_file():
-        raw: Tensor = torch.load(path, weights_only=True)
-    else:
-        raw = train_vae.encode(model.vae, pictures)
+    if not path.is_file():
         beside = path.with_suffix(".new")
-        torch.save(raw, beside)
+        torch.save(train_vae.encode(model.vae, pictures), beside)
         os.replace(beside, path)
-    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
-    model.rescale_latents(mean, std)
-    return (raw - mean[:, None, None]) / std[:, None, None]
+    raw: Tensor = torch.load(path, weights_only=True)
+    return raw
 
 
 def held_out_psnr(model: BaseModel, count: int) -> float:
@@ -106,14 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=HERE / "out" / "base", help="state, log and pictures")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--fast", action="store_true", help="a few steps of everything")
-    for name in ("vae_steps", "text_steps", "unet_steps", "unet_batch"):
+    for name in ("vae_steps", "text_steps", "decoder_steps", "unet_steps", "unet_batch"):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=int, help=f"default {getattr(Recipe, name)}; may change when resuming")
+    parser.add_argument("--start", type=Path, help="a base model to go on from, in an empty folder")
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
     changed = {n: v for n, v in vars(given).items() if n.endswith(("_steps", "_batch")) and v is not None}
-    make(replace(FAST if given.fast else Recipe(), **changed), given.folder, given.output)
+    make(replace(FAST if given.fast else Recipe(), **changed), given.folder, given.output, given.start)
     return 0
 
 

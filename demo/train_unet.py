@@ -30,7 +30,6 @@ def train(
     batch: int,
     seed: int,
     folder: Path,
-    bf16: bool,
 ) -> None:
     """Train `unet` in place on `latents` [N, 4, h, w] and captions of `scenes`; it ends with its moving average."""
     schedule = NoiseSchedule.default()
@@ -46,8 +45,7 @@ def train(
         noise = torch.randn(clean.shape, generator=random)
         t = schedule.sample_timesteps(batch, random)
         context = contexts(text, [scenes[i] for i in chosen.tolist()], seed, step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            guess = unet(schedule.add_noise(clean, noise, t), t, encoder_hidden_states=context, return_dict=False)[0]
+        guess = unet(schedule.add_noise(clean, noise, t), t, encoder_hidden_states=context, return_dict=False)[0]
         loss = mse(guess, schedule.target(clean, noise, t), weights[t])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
