@@ -69,6 +69,8 @@ def read_header(path: Path) -> Header:
         if len(start) < 8:
             raise _bad(path, "the file is too short to be a model", "at least 8 bytes", f"{size} bytes")
         length = int.from_bytes(start, "little")
+        if length > size - 8 and length > HEADER_LIMIT:  # what the first bytes of any other kind of file come to
+            raise _bad(path, "this is no safetensors file, or its start is damaged", "a header's length, then JSON")
         if length > size - 8:
             raise _bad(path, "the file is cut off or damaged", f"a header of {length} bytes", f"a file of {size} bytes")
         if length > HEADER_LIMIT:

@@ -175,9 +175,11 @@ class Library:
     def _unknown(self, name: str) -> Problem:
         if not self.folders:
             return Problem(name, "there is no LoRA of this name, as no LoRA folder is known")
-        known = [key.removeprefix("*/") for key in self._names or {} if key.startswith("*/")]
-        near = difflib.get_close_matches(_normal(name), known, n=1)
-        fix = f"Did you mean {near[0]}?" if near else f"Looked in {', '.join(map(str, self.folders))}."
+        stems = (key.removeprefix("*/") for key in self._names or {} if key.startswith("*/"))
+        known = {stem.casefold(): stem for stem in stems}
+        near = difflib.get_close_matches(_normal(name).casefold(), known, n=1)
+        places = ", ".join(str(folder.absolute()) for folder in self.folders)
+        fix = f"Did you mean {known[near[0]]}?" if near else f"Looked in {places}."
         return Problem(name, "there is no LoRA of this name", fix=fix)
 
     def _ambiguous(self, name: str, found: Sequence[Path]) -> Problem:

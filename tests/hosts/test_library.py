@@ -77,10 +77,11 @@ def test_one_name_in_two_folders(tmp_path: Path) -> None:
     assert other.as_posix() in str(told.value) and library.find(other.as_posix()) == other
 
 
-def test_case_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cat", "CAT"])
+def test_case_counts(name: str, tmp_path: Path) -> None:
     put(tmp_path / "Cat.safetensors")
     with pytest.raises(BadInput, match="Did you mean Cat"):
-        Library([tmp_path]).find("cat")
+        Library([tmp_path]).find(name)
 
 
 @pytest.mark.parametrize("name", ["../secret", "sub/../../secret", "/etc/passwd", "..", "", "*"])
