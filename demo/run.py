@@ -26,7 +26,8 @@ OUT = HERE / "out"
 STRENGTHS = (0.0, 0.7, 1.0)
 SEEDS = (1, 2, 3)
 PROMPT = CAPTIONS["chelsea.png"]
-SIDE = 128  # px; the base is small and a CPU must do
+SIDE = 64  # px; what the shipped base paints
+SHOWN = 128  # px of a picture on the sheet
 ADDRESS = "127.0.0.1:7861"
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     OUT.mkdir(exist_ok=True)
     base = base_model()
     pictures = OUT / "pictures"
-    write_pictures(pictures, size=2 * SIDE)
+    write_pictures(pictures, size=4 * SIDE)
     if args.ui:
         print(f"the pictures to train on: {pictures}")
         return command_line(["ui", "--checkpoint", str(base), "--output-dir", str(OUT)])
@@ -71,8 +72,8 @@ def learn(model: StandaloneModel, pictures: Path, steps: int) -> Path:
         "overwrite": True,
         "resolution": SIDE,
         "max_steps": steps,
-        "rank": 8,
-        "alpha": 8,
+        "rank": 16,
+        "alpha": 16,
         "learning_rate": 1e-3,
         "batch_size": 2,
     }
@@ -89,7 +90,8 @@ def compare(model: StandaloneModel, lora: Path) -> Image.Image:
     columns: list[list[Image.Image]] = []
     for strength in STRENGTHS:
         model.patcher.apply({network: Strengths(strength, strength)})
-        columns.append([model.render(RenderRequest(PROMPT, seed=seed, width=SIDE, height=SIDE)) for seed in SEEDS])
+        pictures = [model.render(RenderRequest(PROMPT, seed=seed, width=SIDE, height=SIDE)) for seed in SEEDS]
+        columns.append([picture.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC) for picture in pictures])
     model.patcher.clear()
     return sheet_of(columns)
 
@@ -97,16 +99,16 @@ def compare(model: StandaloneModel, lora: Path) -> Image.Image:
 def sheet_of(columns: list[list[Image.Image]]) -> Image.Image:
     """Labelled pictures side by side: a column per strength, a row per seed."""
     margin, gap = 64, 24
-    size = (margin + len(STRENGTHS) * (SIDE + 8), gap + len(SEEDS) * (SIDE + 8))
+    size = (margin + len(STRENGTHS) * (SHOWN + 8), gap + len(SEEDS) * (SHOWN + 8))
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for x, (strength, column) in enumerate(zip(STRENGTHS, columns, strict=True)):
-        left = margin + x * (SIDE + 8)
+        left = margin + x * (SHOWN + 8)
         draw.text((left, 6), f"strength {strength:g}", fill="black", font=font)
         for y, picture in enumerate(column):
-            sheet.paste(picture, (left, gap + y * (SIDE + 8)))
+            sheet.paste(picture, (left, gap + y * (SHOWN + 8)))
     for y, seed in enumerate(SEEDS):
-        draw.text((6, gap + y * (SIDE + 8) + SIDE // 2), f"seed {seed}", fill="black", font=font)
+        draw.text((6, gap + y * (SHOWN + 8) + SHOWN // 2), f"seed {seed}", fill="black", font=font)
     return sheet
 
 
