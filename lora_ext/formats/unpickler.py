@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -43,6 +44,13 @@ DTYPE_NAMES = frozenset(str(d).removeprefix("torch.") for d in STORAGE_DTYPES.va
 
 INERT_MODULES = ("pytorch_lightning", "lightning", "numpy", "omegaconf", "_codecs", "datetime", "pathlib", "typing")
 """Packages that trainers leave traces of in checkpoints (callbacks, scalars, settings). Their objects are skipped."""
+
+
+DAMAGED = (
+    *(struct.error, ValueError, TypeError, AttributeError, IndexError, EOFError, OverflowError, MemoryError),
+    *(RecursionError, AssertionError, NotImplementedError, ImportError),
+)
+"""What the pure Python machine raises over programs that make no sense."""
 
 
 class Forbidden(pickle.UnpicklingError):
@@ -112,9 +120,7 @@ def load_one(file: io.BytesIO) -> object:
         raise
     except KeyError as e:
         raise pickle.UnpicklingError(f"it uses the instruction {e}, which no model needs") from None
-    except (ValueError, TypeError, AttributeError, IndexError, EOFError, OverflowError, MemoryError) as e:
-        raise pickle.UnpicklingError(f"it is damaged ({e})") from None
-    except (RecursionError, AssertionError, NotImplementedError, ImportError) as e:
+    except DAMAGED as e:
         raise pickle.UnpicklingError(f"it is damaged ({e})") from None
 
 

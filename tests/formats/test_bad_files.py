@@ -288,6 +288,13 @@ def test_attack_does_not_last(tmp_path):
     assert torch.equal(open_checkpoint(tmp_path / "b.ckpt")[0]["a"], torch.arange(3.0))
 
 
+def test_a_frame_whose_length_is_cut_off(tmp_path):
+    """Found by the test below."""
+    torch_zip(tmp_path / "a.pt", b"\x80\x04\x95\x01\x02")
+    with pytest.raises(BadInput, match="damaged"):
+        open_checkpoint(tmp_path / "a.pt")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_changed_program_is_read_or_refused(tmp_path_factory, data):
