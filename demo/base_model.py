@@ -79,5 +79,8 @@ class BaseModel:
 
 def _begin(module: nn.Module, fresh: nn.Module) -> None:
     """Give a module over zeros the weights its library would have begun with, and let it learn."""
-    module.load_state_dict(fresh.state_dict())
+    begun = dict(fresh.named_parameters())  # not the state dict: transformers 4.30 has position numbers in it
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(begun[name])
     module.requires_grad_(True)
