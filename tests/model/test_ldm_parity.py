@@ -19,16 +19,22 @@ autoencoder = pytest.importorskip(
 )
 
 TOLERANCE = 1e-5
-"""Largest error allowed, relative over the whole tensor (norm of the difference by norm of the peer's); float32.
+"""Largest difference allowed, relative to the largest number of the whole tensor; float32."""
 
-The norm and not the largest single difference: that one doubles with the number of threads, which sum in other orders.
-"""
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads add up in another order each: with two of them the same UNet differs by 1.4e-5 instead of 0.8e-5."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     assert ours.shape == theirs.shape
     assert theirs.std() > 0.01 * theirs.abs().max()
-    return float((ours - theirs).norm() / theirs.norm())
+    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def config(family: str, inpainting: bool) -> dict:
