@@ -10,7 +10,10 @@ import torch
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Component = Literal["unet", "te1", "te2"]
-Op = Literal["linear", "conv", "norm", "embedding"]
+Op = Literal["linear", "conv", "norm", "embedding", "bias"]
+
+BIAS = ".bias"
+"""How the path of a bias ends; what stands before it is the layer it belongs to."""
 
 FAMILY_TITLES: Mapping[Family, str] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
@@ -21,11 +24,22 @@ class LayerName:
 
     UNet paths are those of the original checkpoint below `model.diffusion_model.`
     (`input_blocks.1.1.transformer_blocks.0.attn1.to_q`); text encoder paths are Hugging Face's
-    (`text_model.encoder.layers.0.self_attn.q_proj`), for OpenCLIP too.
+    (`text_model.encoder.layers.0.self_attn.q_proj`), for OpenCLIP too. A bias is a layer of its own, named after its
+    owner plus `.bias`.
     """
 
     component: Component
     path: str
+
+    @property
+    def bias(self) -> LayerName:
+        """The name of this layer's bias."""
+        return LayerName(self.component, self.path + BIAS)
+
+    @property
+    def owner(self) -> LayerName:
+        """The layer whose bias this is; a layer that is no bias is its own owner."""
+        return LayerName(self.component, self.path.removesuffix(BIAS))
 
     def __str__(self) -> str:
         return f"{self.component}:{self.path}"
@@ -33,11 +47,12 @@ class LayerName:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight of the model that an adapter can change.
+    """A weight or a bias of the model that an adapter can change.
 
     `key` names the checkpoint tensor that holds it, `rows` the half-open range on axis 0 when that tensor is fused
     (OpenCLIP's `in_proj_weight`), `shape` the shape of the layer's own weight, `module` the dotted path of the module
-    inside the diffusers UNet (`down_blocks.0.attentions.0.proj_in`) or the transformers text model.
+    inside the diffusers UNet (`down_blocks.0.attentions.0.proj_in`) or the transformers text model; of a bias, that of
+    its parameter (`down_blocks.0.attentions.0.proj_in.bias`).
     """
 
     name: LayerName

@@ -7,7 +7,7 @@ from typing import get_args
 
 from torch import nn
 
-from lora_ext.layers import Component, Layer, LayerName, LayerTable
+from lora_ext.layers import BIAS, Component, Layer, LayerName, LayerTable
 from lora_ext.model.architecture import Architecture
 from lora_ext.model.parts import Part
 from lora_ext.model.text_parts import text_parts
@@ -19,7 +19,8 @@ TEXT: tuple[Component, ...] = get_args(Component)[1:]
 def layer_table(arch: Architecture) -> LayerTable:
     """Every layer of the UNet and the text encoders, in the order of the forward pass, text encoders last.
 
-    All weights are in it but one: OpenCLIP's `text_projection`, whose tensor is the transpose of the layer's weight.
+    A bias is a layer too and follows the weight it belongs to. All weights are in it but one: OpenCLIP's
+    `text_projection`, whose tensor is the transpose of the layer's weight.
     """
     layers = list(_layers("unet", unet_parts(arch.unet)))
     for component, shape in zip(TEXT, arch.text, strict=False):
@@ -37,11 +38,11 @@ def default_targets(table: LayerTable, conv: bool) -> list[Layer]:
 
 
 def module_of(root: nn.Module, layer: Layer) -> nn.Module:
-    """The module of `layer` inside a model built by this room.
+    """The module of `layer` inside a model built by this room; of a bias, the module that has it.
 
     transformers 5 has no `text_model` level in `CLIPTextModel`. Raises AttributeError for a foreign root.
     """
-    path = layer.module
+    path = layer.module.removesuffix(BIAS)
     if path.startswith("text_model.") and not hasattr(root, "text_model"):
         path = path.removeprefix("text_model.")
     return root.get_submodule(path)
@@ -49,8 +50,12 @@ def module_of(root: nn.Module, layer: Layer) -> nn.Module:
 
 def _layers(component: Component, parts: Iterable[Part]) -> Iterator[Layer]:
     for part in parts:
-        if not part.transposed:
-            yield Layer(LayerName(component, part.path), part.key, part.rows, part.shape, part.op, part.module)
+        if part.transposed:
+            continue
+        name = LayerName(component, part.path)
+        yield Layer(name, part.key, part.rows, part.shape, part.op, part.module)
+        if part.bias is not None:
+            yield Layer(name.bias, part.bias, part.rows, part.shape[:1], "bias", part.module + BIAS)
 
 
 def _wanted(layer: Layer, conv: bool) -> bool:

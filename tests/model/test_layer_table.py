@@ -28,7 +28,7 @@ def test_locon_adds_resnets_and_samplers(family, unet):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_the_table_covers_every_weight_once(family):
+def test_the_table_covers_every_weight_and_bias_once(family):
     known = full_size.tensors(family)
     table = layer_table(detect(known))
     claimed: Counter[str] = Counter()
@@ -39,7 +39,7 @@ def test_the_table_covers_every_weight_once(family):
     leftover = [
         key
         for key, tensor in known.items()
-        if claimed[key] != tensor.numel() and not key.startswith("first_stage_model.") and not key.endswith("bias")
+        if claimed[key] != tensor.numel() and not key.startswith("first_stage_model.")
     ]
     expected = {"position_ids", "text_projection", "logit_scale"}
     assert {key.rsplit(".", 1)[-1] for key in leftover} <= expected
@@ -67,6 +67,21 @@ def test_some_layers_by_hand():
     assert sd1.layers[LayerName("unet", "output_blocks.2.1.conv")].module == "up_blocks.0.upsamplers.0.conv"
 
 
+def test_a_bias_is_a_layer_that_follows_its_weight():
+    layers = list(layer_table(detect(full_size.tensors("sdxl"))).layers.values())
+    biases = [i for i, layer in enumerate(layers) if layer.op == "bias"]
+    assert len(biases) > len(layers) // 3
+    for i in biases:
+        owner, bias = layers[i - 1], layers[i]
+        assert bias.name == owner.name.bias and bias.name.owner == owner.name == owner.name.owner
+        assert (bias.shape, bias.rows, bias.module) == (owner.shape[:1], owner.rows, owner.module + ".bias")
+    table = {layer.name: layer for layer in layers}
+    assert table[LayerName("unet", "out.0").bias].key == "model.diffusion_model.out.0.bias"
+    fused = table[LayerName("te2", "text_model.encoder.layers.3.self_attn.v_proj").bias]
+    assert fused.key.endswith("resblocks.3.attn.in_proj_bias") and fused.rows == (2560, 3840)
+    assert LayerName("unet", "input_blocks.4.1.transformer_blocks.0.attn1.to_q").bias not in table
+
+
 def test_forward_order():
     names = [x.name for x in layer_table(detect(full_size.tensors("sdxl"))).layers.values()]
     assert [n.component for n in names] == sorted((n.component for n in names), key=["unet", "te1", "te2"].index)
@@ -83,7 +98,8 @@ def test_module_of_finds_every_layer(family):
     roots = {"unet": unet, "te1": text.encoders[0], "te2": text.encoders[-1]}
     for layer in layer_table(arch).layers.values():
         module = module_of(roots[layer.name.component], layer)
-        assert tuple(module.weight.shape) == layer.shape
-        assert module.weight.data_ptr() == layer.view(known[layer.key]).data_ptr()
+        own = module.bias if layer.op == "bias" else module.weight
+        assert tuple(own.shape) == layer.shape
+        assert own.data_ptr() == layer.view(known[layer.key]).data_ptr()
     with pytest.raises(AttributeError):
         module_of(text, next(iter(layer_table(arch).layers.values())))
