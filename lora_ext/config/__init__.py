@@ -1,0 +1,41 @@
+"""Every setting, declared once.
+
+A setting is a field of a frozen dataclass; its metadata carries label, help, unit, range and choices. Widgets, flags,
+the file format, the saved metadata and the docs are made from it. Names are unique over all sections, so a setting can
+be given flat: `--set rank=16`, `{"rank": 16}`. One file per section.
+"""
+
+from lora_ext.config.data import DataConfig
+from lora_ext.config.declare import MOST_SEED, Setting, Value, setting
+from lora_ext.config.host import CheckpointConfig, GenerateConfig, PictureConfig, ServeConfig, UiConfig
+from lora_ext.config.network import NetworkConfig
+from lora_ext.config.optim import OptimConfig
+from lora_ext.config.preview import PreviewConfig
+from lora_ext.config.reading import Config, flat, number, read, settings
+from lora_ext.config.save import SaveConfig
+from lora_ext.config.text import TextConfig
+from lora_ext.config.train import TrainConfig
+
+__all__ = [
+    "MOST_SEED",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "GenerateConfig",
+    "NetworkConfig",
+    "OptimConfig",
+    "PictureConfig",
+    "PreviewConfig",
+    "SaveConfig",
+    "ServeConfig",
+    "Setting",
+    "TextConfig",
+    "TrainConfig",
+    "UiConfig",
+    "Value",
+    "flat",
+    "number",
+    "read",
+    "setting",
+    "settings",
+]

@@ -1,0 +1,26 @@
+"""What is written, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_ext.config.declare import setting
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """What is written, and when."""
+
+    output: str = setting(
+        "",
+        "Name",
+        "Name of the LoRA as you will type it in <lora:name:0.7>. The command line also takes a .safetensors path.",
+        basic=True,
+        needed=True,
+    )
+    overwrite: bool = setting(False, "Replace an existing file", "Otherwise a file of that name is an error.")
+    save_every_steps: int = setting(0, "Save every N steps", "0: only at the end.", unit="steps", minimum=0)
+    save_every_epochs: int = setting(0, "Save every N epochs", "0: only at the end.", unit="epochs", minimum=0)
+    save_precision: str = setting(
+        "fp16", "File precision", "Precision of the numbers in the file.", choices=("fp16", "bf16", "fp32")
+    )

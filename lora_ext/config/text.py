@@ -1,0 +1,21 @@
+"""How captions become conditioning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_ext.config.declare import setting
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions become conditioning."""
+
+    clip_skip: int = setting(
+        0,
+        "Clip skip",
+        "Which layer of the text encoder to use, counted from the end; 0 is the model's own habit. "
+        "Models made for anime often want 2. SDXL always uses its own.",
+        minimum=0,
+        maximum=12,
+    )
