@@ -15,10 +15,24 @@ from lora_ext.model import default_targets
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
+def weights(family):
+    return [layer for layer in families.table(family).layers.values() if layer.op != "bias"]
+
+
+def test_a_bias_is_named_by_its_owner():
+    names, table = families.names("sd1"), families.table("sd1")
+    biases = [layer for layer in table.layers.values() if layer.op == "bias"]
+    assert len(biases) > 300
+    for layer in biases:
+        assert list(names.spellings(layer)) == []
+        assert names.kohya(layer.name) == names.kohya(layer.name.owner)
+        assert names.find(names.kohya(layer.name)) is table.layers[layer.name.owner]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_spelling_of_every_layer_comes_back(family):
     names = families.names(family)
-    for layer in families.table(family).layers.values():
+    for layer in weights(family):
         spellings = list(names.spellings(layer))
         assert len(set(spellings)) >= 6
         for spelling in spellings:
@@ -30,8 +44,8 @@ def test_every_spelling_of_every_layer_comes_back(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_names_come_back_and_are_distinct(family):
     names = families.names(family)
-    written = {names.kohya(name): layer for name, layer in families.table(family).layers.items()}
-    assert len(written) == len(families.table(family).layers)
+    written = {names.kohya(layer.name): layer for layer in weights(family)}
+    assert len(written) == len(weights(family))
     assert all(names.find(prefix) is layer and "." not in prefix for prefix, layer in written.items())
 
 
@@ -59,12 +73,31 @@ KNOWN = {
         "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora": "input_blocks.1.1.transformer_blocks.0.attn2.to_k",
         "base_model.model.mid_block.attentions.0.proj_out": "middle_block.1.proj_out",
         "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v": "input_blocks.1.1.transformer_blocks.0.attn1.to_v",
+        "lycoris.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v": "input_blocks.1.1.transformer_blocks.0.attn1.to_v",
+        "lycoris_mid_block_attentions_0_transformer_blocks_0_norm1": "middle_block.1.transformer_blocks.0.norm1",
+        "oft_unet_down_blocks_0_attentions_0_proj_in": "input_blocks.1.1.proj_in",
+        "denoiser.down_blocks.0.attentions.0.proj_in": "input_blocks.1.1.proj_in",
+        "model.diffusion_model.input_blocks.1.1.proj_in": "input_blocks.1.1.proj_in",
+        "lora_unet_conv_in": "input_blocks.0.0",
+        "lora_unet_time_embedding_linear_2": "time_embed.2",
+        "TE.text_model.encoder.layers.3.mlp.fc2": "text_model.encoder.layers.3.mlp.fc2",
+        "lora_te1_text_model_encoder_layers_0_layer_norm1": "text_model.encoder.layers.0.layer_norm1",
         "lora_te_text_model_encoder_layers_11_self_attn_out_proj": "text_model.encoder.layers.11.self_attn.out_proj",
         "text_encoder.text_model.encoder.layers.3.mlp.fc2": "text_model.encoder.layers.3.mlp.fc2",
         "text_encoder.text_model.encoder.layers.3.self_attn.to_out_lora": "text_model.encoder.layers.3.self_attn.out_proj",
         "text_model.encoder.layers.3.mlp.fc2": "text_model.encoder.layers.3.mlp.fc2",
     },
+    "sd2": {
+        "lora_te_text_model_encoder_layers_22_mlp_fc2": "text_model.encoder.layers.22.mlp.fc2",
+        "lora_te_transformer_resblocks_0_attn_q_proj": "text_model.encoder.layers.0.self_attn.q_proj",
+        "text_encoder.text_model.encoder.layers.5.layer_norm2": "text_model.encoder.layers.5.layer_norm2",
+        "cond_stage_model.model.transformer.resblocks.7.mlp.c_fc": "text_model.encoder.layers.7.mlp.fc1",
+    },
     "sdxl": {
+        "lora_unet_label_emb_0_2": "label_emb.0.2",
+        "lora_unet_add_embedding_linear_1": "label_emb.0.0",
+        "clip_g.transformer.resblocks.3.mlp.c_proj": "text_model.encoder.layers.3.mlp.fc2",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.3.mlp.fc2": "text_model.encoder.layers.3.mlp.fc2",
         "lora_unet_input_blocks_4_1_transformer_blocks_1_ff_net_2": "input_blocks.4.1.transformer_blocks.1.ff.net.2",
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_1_ff_net_2": "input_blocks.4.1.transformer_blocks.1.ff.net.2",
         "lora_unet_output_blocks_2_1_transformer_blocks_9_attn2_to_v": "output_blocks.2.1.transformer_blocks.9.attn2.to_v",
@@ -82,8 +115,8 @@ def test_known_spellings(family, prefix):
     layer = families.names(family).find(prefix)
     assert layer is not None
     assert layer.name.path == KNOWN[family][prefix]
-    second = any(sign in prefix for sign in ("te2", "encoder_2", "bigG"))
-    text = "text_model" in prefix
+    second = any(sign in prefix for sign in ("te2", "encoder_2", "bigG", "clip_g"))
+    text = "text_model" in prefix or "resblocks" in prefix
     assert layer.name.component == ("te2" if second else "te1" if text else "unet")
 
 
