@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,13 +15,19 @@ from lora_ext.layers import LayerName
 
 @dataclass(frozen=True)
 class Strengths:
-    """The user's numbers for one network: on the UNet and on the text encoders."""
+    """The user's numbers for one network: on the UNet and on the text encoders.
+
+    `by_layer`, where block weights ask for it, stands in place of both; layers not in it get 0.
+    """
 
     unet: float = 1.0
     text: float = 1.0
+    by_layer: Mapping[LayerName, float] | None = field(default=None, hash=False)
 
     def of(self, layer: LayerName) -> float:
         """The strength that counts for `layer`."""
+        if self.by_layer is not None:
+            return self.by_layer.get(layer, 0.0)
         return self.unet if layer.component == "unet" else self.text
 
 
@@ -69,7 +75,11 @@ def _check(wanted: Mapping[Network, Strengths]) -> None:
     problems = [
         Problem(network.name, f"the {what} strength is no number", "a finite number", str(value))
         for network, strengths in wanted.items()
-        for what, value in (("UNet", strengths.unet), ("text encoder", strengths.text))
+        for what, value in (
+            ("UNet", strengths.unet),
+            ("text encoder", strengths.text),
+            *((str(layer), strength) for layer, strength in (strengths.by_layer or {}).items()),
+        )
         if not math.isfinite(value)
     ]
     if problems:
