@@ -8,6 +8,7 @@ be given flat: `--set rank=16`, `{"rank": 16}`. One file per section.
 from lora_ext.config.data import DataConfig
 from lora_ext.config.declare import MOST_SEED, Setting, Value, setting
 from lora_ext.config.host import CheckpointConfig, GenerateConfig, PictureConfig, ServeConfig, UiConfig
+from lora_ext.config.loss import LossConfig
 from lora_ext.config.network import NetworkConfig
 from lora_ext.config.optim import OptimConfig
 from lora_ext.config.preview import PreviewConfig
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "GenerateConfig",
+    "LossConfig",
     "NetworkConfig",
     "OptimConfig",
     "PictureConfig",

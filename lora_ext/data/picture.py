@@ -91,6 +91,8 @@ class Picture:
     bucket: Size
     resized: Size
     crop: tuple[int, int]
+    regularisation: bool = False
+    """Keeps the model as it is (prior preservation) instead of teaching it something."""
 
     @property
     def folder(self) -> str:

@@ -6,12 +6,25 @@ Everything stays on the schedule's device; nothing here waits for a GPU.
 from __future__ import annotations
 
 import typing
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
+Distribution = Literal["uniform", "sigmoid", "logit_normal", "cosmap"]
+
+
+@dataclass(frozen=True)
+class TimestepRange:
+    """Which timesteps are trained, `low` included and `high` not, and which of them come more often."""
+
+    low: int = 0
+    high: int = 1000
+    distribution: Distribution = "uniform"
+    mean: float = 0.0
+    spread: float = 1.0
 
 
 class NoiseSchedule:
@@ -30,6 +43,8 @@ class NoiseSchedule:
         self.alphas_cumprod = table.float()
         self._signal = table.sqrt().float()
         self._noise = (1 - table).sqrt().float()
+        self.snr = (table / (1 - table)).float()
+        """Signal-to-noise ratio ᾱ / (1 − ᾱ) per timestep [T]."""
 
     @classmethod
     def default(cls, prediction_type: PredictionType = "epsilon", steps: int = 1000) -> NoiseSchedule:
@@ -53,7 +68,18 @@ class NoiseSchedule:
         moved.alphas_cumprod = self.alphas_cumprod.to(device)
         moved._signal = self._signal.to(device)
         moved._noise = self._noise.to(device)
+        moved.snr = self.snr.to(device)
         return moved
+
+    def with_zero_terminal_snr(self) -> NoiseSchedule:
+        """The same schedule with √ᾱ shifted and stretched so that the last timestep is pure noise and the first stays.
+
+        Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed" (arXiv 2305.08891, alg. 1).
+        """
+        root = self.alphas_cumprod.double().sqrt()
+        first, last = root[0], root[-1]
+        stretched = (root - last) * first / (first - last)
+        return NoiseSchedule(stretched.square(), self.prediction_type).to(self.device)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = √ᾱ·x₀ + √(1−ᾱ)·ε (DDPM, eq. 4). [B, C, h, w] twice and int64 [B] to float32 [B, C, h, w]."""
@@ -70,15 +96,31 @@ class NoiseSchedule:
         signal, sigma = self._rates(latents, timesteps)
         return signal * noise.float() - sigma * latents.float()
 
-    def sample_timesteps(self, n: int, generator: torch.Generator) -> Tensor:
-        """Uniform timesteps, int64 [n] on the schedule's device (DDPM, algorithm 1 line 3).
+    def sample_timesteps(self, n: int, generator: torch.Generator, of: TimestepRange | None = None) -> Tensor:
+        """Timesteps, int64 [n] on the schedule's device; all alike (DDPM, algorithm 1 line 3) unless `of` says else.
+
+        sigmoid is σ(spread·z) and logit_normal σ(mean + spread·z) with normal z, cosmap 1 − 1/(tan(π/2·u) + 1) with
+        uniform u (Esser et al. 2024, arXiv 2403.03206, 3.1), each stretched over the range.
 
         Drawn where `generator` lives: one on the schedule's own device costs no transfer, one on the CPU gives the same
         numbers on every device.
         """
-        drawn = torch.randint(0, len(self), (n,), generator=generator, device=generator.device)
+        low, high = (of.low, min(of.high, len(self))) if of else (0, len(self))
+        if of is None or of.distribution == "uniform":
+            drawn = torch.randint(low, high, (n,), generator=generator, device=generator.device)
+        else:
+            drawn = (low + (high - low) * _position(n, of, generator)).long().clamp(low, high - 1)
         return drawn.to(self.device, non_blocking=True)
 
     def _rates(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1,) + (1,) * (like.ndim - 1)
         return self._signal[timesteps].view(shape), self._noise[timesteps].view(shape)
+
+
+def _position(n: int, of: TimestepRange, generator: torch.Generator) -> Tensor:
+    """Where in the range, [n] in 0..1."""
+    if of.distribution == "cosmap":
+        even = torch.rand(n, generator=generator, device=generator.device)
+        return 1 - 1 / (torch.tan(torch.pi / 2 * even) + 1)
+    normal = torch.randn(n, generator=generator, device=generator.device)
+    return torch.sigmoid((of.mean if of.distribution == "logit_normal" else 0.0) + of.spread * normal)

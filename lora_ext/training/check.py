@@ -31,6 +31,7 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
         *_learning(config),
         *_fit(model, config),
         *_precision(model, config),
+        *_loss(model, config),
     ]
     try:
         report = scan(config.data)
@@ -51,6 +52,10 @@ def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
         yield f"Clip skip {config.text.clip_skip} is left aside: SDXL always uses its own."
     if config.network.alpha > config.network.rank:
         yield "Alpha is larger than the rank: the learning rate acts as if it were higher."
+    if config.loss.scale_v_loss and model.architecture.prediction_type == "epsilon":
+        yield "This model predicts noise already, so its loss is not weighed like that of a v-prediction model."
+    if config.loss.min_snr_gamma and config.loss.debiased:
+        yield "Min-SNR and debiased estimation both weigh the timesteps; their weights are multiplied."
 
 
 def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:
@@ -119,6 +124,24 @@ def _fit(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
     depth = min(text.layers for text in arch.text)
     if arch.family != "sdxl" and config.text.clip_skip > depth:
         yield Problem("clip_skip", "the text encoder has fewer layers", f"at most {depth}", str(config.text.clip_skip))
+
+
+def _loss(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    loss, most = config.loss, len(model.alphas_cumprod)
+    if loss.timestep_min >= min(loss.timestep_max, most):
+        yield Problem(
+            "timestep_min",
+            "no timestep lies between the lowest and the highest",
+            f"less than {min(loss.timestep_max, most)}",
+            str(loss.timestep_min),
+        )
+    if loss.zero_terminal_snr and model.architecture.prediction_type == "epsilon":
+        yield Problem(
+            "zero_terminal_snr",
+            "a model that predicts noise has nothing to learn from pure noise",
+            "a v-prediction model",
+            model.checkpoint.name,
+        )
 
 
 def _precision(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:

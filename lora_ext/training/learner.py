@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lora_ext.adapters import Adapter, LoraAdapter, Network
 from lora_ext.config import NetworkConfig, TrainConfig
-from lora_ext.diffusion import NoiseSchedule, mse
+from lora_ext.diffusion import Noise, NoiseSchedule, diffusion_loss, draw_noise
 from lora_ext.layers import Layer, LayerName
 from lora_ext.live import LiveModel, Part, Session
 from lora_ext.model import (
@@ -25,9 +26,22 @@ from lora_ext.training.adapted import attach
 from lora_ext.training.material import Batch, clip_skip, text_prefixes
 from lora_ext.training.optimizer import ParameterGroup
 from lora_ext.training.precision import Arithmetic
+from lora_ext.training.recipes import loss_recipe, noise_recipe, timestep_range
 from lora_ext.training.targets import rank_and_alpha, targets
 
 UNET_PREFIX = "model.diffusion_model."
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about a batch: drawn once for the whole of it, however small the pieces it is computed in."""
+
+    timesteps: Tensor
+    noise: Noise
+
+    def __getitem__(self, which: slice) -> Draw:
+        """The same for some of the samples."""
+        return Draw(self.timesteps[which], self.noise[which])
 
 
 class Learner:
@@ -43,7 +57,13 @@ class Learner:
             name: _adapter(layer, config.network, init).to(model.device) for name, layer in self.layers.items()
         }
         self.noise = generator(optim.seed, "noise", model.device)
-        self.schedule = NoiseSchedule(model.alphas_cumprod, arch.prediction_type).to(model.device)
+        self.dice = generator(optim.seed, "dice", torch.device("cpu"))
+        schedule = NoiseSchedule(model.alphas_cumprod, arch.prediction_type)
+        self.schedule = (schedule.with_zero_terminal_snr() if config.loss.zero_terminal_snr else schedule).to(
+            model.device
+        )
+        self.recipe, self.noise_recipe = loss_recipe(config.loss), noise_recipe(config.loss)
+        self.timesteps = timestep_range(config.loss)
         self.clip_skip = clip_skip(model, config)
         self.parts: tuple[Part, ...] = ("unet", "te") if optim.text_encoder_lr else ("unet",)
         self._build()
@@ -62,23 +82,29 @@ class Learner:
         """The adapters as trained so far. They go on learning; give each use an identity of its own."""
         return Network(name, dict(self.adapters), identity=identity)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Scalar float32 loss of one micro-batch with fresh noise and timesteps (DDPM, algorithm 1)."""
-        latents = batch.latents.float()
-        timesteps = self.schedule.sample_timesteps(len(latents), self.noise)
-        noise = torch.randn(latents.shape, generator=self.noise, device=latents.device)
-        return self.loss_of(batch, noise, timesteps)
+    def draw(self, batch: Batch) -> Draw:
+        """Fresh timesteps and noise for a batch (DDPM, algorithm 1)."""
+        timesteps = self.schedule.sample_timesteps(len(batch.latents), self.noise, self.timesteps)
+        return Draw(timesteps, draw_noise(batch.latents.float(), self.noise_recipe, self.noise, self.dice))
+
+    def loss(self, batch: Batch, draw: Draw | None = None) -> Tensor:
+        """Scalar float32 loss of one micro-batch, with fresh noise and timesteps unless they are given."""
+        drawn = draw or self.draw(batch)
+        return self.loss_of(batch, drawn.noise, drawn.timesteps)
 
     @torch.enable_grad()  # type: ignore[untyped-decorator,unused-ignore]  # the thread's own mode is the host's business
-    def loss_of(self, batch: Batch, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def loss_of(self, batch: Batch, noise: Noise | Tensor, timesteps: Tensor) -> Tensor:
         """The same with given noise [B, 4, h, w] and timesteps [B]."""
+        drawn = Noise(noise, noise) if isinstance(noise, Tensor) else noise
         latents = batch.latents.float()
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        noisy = self.schedule.add_noise(latents, drawn.given, timesteps)
         with self.arithmetic.autocast():
             text = self._conditioning(batch)
             added = added_conditioning(self.model.architecture, text.pooled, batch.sizes)
             prediction = self.unet(noisy, timesteps, text.context, added_cond_kwargs=added, return_dict=False)[0]
-        return mse(prediction, self.schedule.target(latents, noise, timesteps))
+        target = self.schedule.target(latents, drawn.asked, timesteps)
+        mask = batch.mask if self.config.loss.masked_loss else None
+        return diffusion_loss(prediction, target, timesteps, self.schedule, self.recipe, batch.weights, mask)
 
     def settle(self) -> None:
         """Build the modules anew if the host moved the tensors meanwhile (to make room for a preview)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_ext.config import TrainConfig
-from lora_ext.data import Batches, DataReport, LatentCache, Sample, TextCache
+from lora_ext.data import Batches, DataReport, LatentCache, Picture, Sample, TextCache
 from lora_ext.live import LiveModel, Session
 from lora_ext.model import Conditioning, TextEncoders, Tokenizer, Tokens, build_text, build_vae
 from lora_ext.model.architecture import Architecture
@@ -24,12 +24,15 @@ VAE_PREFIX = "first_stage_model."
 class Batch:
     """One micro-batch on the training device. `text` is finished conditioning, or tokens when the encoders learn too.
 
-    `latents` [B, 4, h, w]; `sizes` [B, 6] is SDXL's size conditioning.
+    `latents` [B, 4, h, w]; `sizes` [B, 6] is SDXL's size conditioning; `weights` [B] is how much each sample counts
+    and `mask` [B, 1, h, w] in 0..1 where, None for alike and everywhere.
     """
 
     latents: Tensor
     text: Conditioning | Tokens
     sizes: Tensor
+    weights: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Material:
     latents: LatentCache
     conditioning: TextCache[Conditioning] | None
     tokens: TextCache[Tokens]
+    prior_weight: float = 1.0
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> Batch:
         """Put samples of one bucket together on the device."""
@@ -53,7 +57,18 @@ class Material:
             text = tuple(_send(torch.stack(column), device) for column in zip(*rows, strict=True))
         else:
             text = _join([self.conditioning[caption] for caption in captions], device)
-        return Batch(_send(self.latents.batch(seen), device), text, _send(sizes, device))
+        weights = self._weights([picture for picture, _ in seen])
+        return Batch(
+            _send(self.latents.batch(seen), device),
+            text,
+            _send(sizes, device),
+            None if weights is None else _send(weights, device),
+        )
+
+    def _weights(self, pictures: Sequence[Picture]) -> Tensor | None:
+        if self.prior_weight == 1.0 or not any(p.regularisation for p in pictures):
+            return None
+        return torch.tensor([self.prior_weight if p.regularisation else 1.0 for p in pictures])
 
 
 def prepare(
@@ -88,7 +103,7 @@ def prepare(
         for done in conditioning.build(report.captions, finished):
             yield Stage("Caching captions", done, total)
     batches = Batches(report, config.data.batch_size, config.optim.seed, config.data.flip)
-    return Material(report, batches, latents, conditioning, tokens)
+    return Material(report, batches, latents, conditioning, tokens, config.loss.prior_weight)
 
 
 def text_prefixes(arch: Architecture) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 
 import gradio as gr
@@ -22,6 +22,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "network": "LoRA",
     "text": "Captions",
     "optim": "Learning",
+    "loss": "Noise and loss",
     "save": "Saving",
     "preview": "Previews",
 }
@@ -75,16 +76,22 @@ def _item(problem: ProblemView) -> str:
     return f'<li data-field="{escape(problem["field"], quote=True)}">{escape(text)}</li>'
 
 
-def _form(known: Iterable[Setting]) -> Fields:
+def _form(known: Collection[Setting]) -> Fields:
     fields: Fields = {}
     _lay([s for s in known if s.basic], fields)
     with gr.Accordion("More settings", open=False, elem_id="lora_ext_more"):
-        for section, title in SECTION_TITLES.items():
-            rest = [s for s in known if s.section == section and not s.basic]
-            if rest:
-                gr.HTML(f'<h3 class="lora-ext-section">{escape(title)}</h3>')
-                _lay(rest, fields)
+        _sections([s for s in known if not s.basic and not s.expert], fields)
+        with gr.Accordion("Expert settings", open=False, elem_id="lora_ext_expert"):
+            _sections([s for s in known if s.expert], fields)
     return fields
+
+
+def _sections(some: Sequence[Setting], fields: Fields) -> None:
+    for section, title in SECTION_TITLES.items():
+        rest = [s for s in some if s.section == section]
+        if rest:
+            gr.HTML(f'<h3 class="lora-ext-section">{escape(title)}</h3>')
+            _lay(rest, fields)
 
 
 def _lay(some: Iterable[Setting], fields: Fields) -> None:

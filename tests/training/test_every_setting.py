@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import cache
 from pathlib import Path
@@ -9,19 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from settings_table import SEEN, about
 from training_runs import contents, model, pictures, run, same
 
 from lora_ext.config import TrainConfig, settings
 from lora_ext.errors import BadInput
 from lora_ext.training import Notice, Preview, Saved
-
-SEEN: set[str] = set()
-
-
-def about(*names):
-    """Marks a test as the one that fails when these settings are ignored."""
-    SEEN.update(names)
-    return lambda test: test
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +304,10 @@ def known():
 
 
 def test_no_setting_was_forgotten_here():
-    assert known() == SEEN
+    for path in Path(__file__).parent.glob("test_*_settings.py"):
+        importlib.import_module(path.stem)
+    assert known() - SEEN == set(), "settings without a test that fails when they are ignored"
+    assert SEEN - known() == set()
 
 
 def test_all_problems_at_once(tmp_path):
