@@ -58,8 +58,8 @@ def look(picture: Pixels) -> Scene:
     if picture.shape[:2] != (SIDE, SIDE):
         picture = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX))
     pixels = picture.astype(np.float32)
-    names = _nearest(pixels, np.concatenate([_BASES, _TONES])) % len(_COLOURS)
-    ground = int(np.bincount(_frame(names), minlength=len(_COLOURS)).argmax())
+    names = nearest_colours(picture)
+    ground = _COLOURS.index(ground_of(names))
     colours = _standing_out(names, ground)
     regions = _regions(pixels, ground, colours)
     found = [i for i in range(len(colours)) if np.count_nonzero(regions == i + 1) >= LEAST]
@@ -90,6 +90,16 @@ def score(pairs: Iterable[tuple[Scene, Scene]]) -> Score:
 
 
 # --- colours ---
+
+
+def nearest_colours(picture: Pixels) -> Labels:
+    """Per pixel [H, W] the number of the colour of the world, full or pale, that it is nearest to."""
+    return _nearest(picture.astype(np.float32), np.concatenate([_BASES, _TONES])) % len(_COLOURS)
+
+
+def ground_of(names: Labels) -> str:
+    """The colour of the ground: the one most seen along the picture's edge."""
+    return _COLOURS[int(np.bincount(_frame(names), minlength=len(_COLOURS)).argmax())]
 
 
 def _nearest(pixels: Floats, palette: Floats) -> Labels:
@@ -327,6 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
     drawings = on_drawings(given.drawings)
     print(table(drawings, f"judge on {given.drawings} held-out drawings"), flush=True)
     good = all(drawings.share(q) >= 0.98 for q in ("colour", "shape", "background", "position"))
+    good &= _try_detectors(given.drawings // 5)
     started = time.monotonic()
     result, seen = on_prompts(_renderer(given.checkpoint, given.steps, given.cfg), asked_for(given.count))
     seconds = time.monotonic() - started
@@ -335,6 +346,15 @@ def main(arguments: list[str] | None = None) -> int:
     if given.sheet:
         sheet([picture for *_, picture in seen[:60]]).save(given.sheet)
     return 0 if good and all(result.share(q) >= bar for q, bar in BAR.items()) else 1
+
+
+def _try_detectors(count: int) -> bool:
+    """Whether those of the learning bench's subjects are right about drawings too."""
+    from demo import detectors  # noqa: PLC0415 - they see colours as this module does
+
+    trials = detectors.trials(count)
+    print(f"detectors of the subjects say yes to, on {count} drawings each:", *trials, sep="\n", flush=True)
+    return all(trial.good for trial in trials)
 
 
 def _renderer(checkpoint: Path, steps: int, cfg: float) -> Callable[[str, int], Pixels]:

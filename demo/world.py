@@ -145,14 +145,19 @@ def pick(random: Random, choices: Sequence[Choice]) -> Choice:
 def caption(scene: Scene, random: Random) -> str:
     """Plain English for a scene, one of many wordings; always complete."""
     things = _things(scene, random)
-    ground = pick(random, GROUNDS[scene.pattern]).format(scene.ground).replace(" a orange", " an orange")
+    ground = ground_words(scene, random)
     if random.random() < 0.15:
         return f"{ground}, {things}"
     return pick(random, FRAMES).format(f"{things} {ground}")
 
 
+def ground_words(scene: Scene, random: Random) -> str:
+    """Words for a scene's ground."""
+    return pick(random, GROUNDS[scene.pattern]).format(scene.ground).replace(" a orange", " an orange")
+
+
 def _things(scene: Scene, random: Random) -> str:
-    nouns = [_noun(thing, random) for thing in scene.things]
+    nouns = [noun(thing, random) for thing in scene.things]
     if len(nouns) == 1:
         return f"{nouns[0]} {pick(random, PLACES[scene.place])}".strip()
     first, second = nouns
@@ -163,7 +168,8 @@ def _things(scene: Scene, random: Random) -> str:
     return pick(random, (f"{first} above {second}", f"{second} below {first}", f"{first} over {second}"))
 
 
-def _noun(thing: Thing, random: Random) -> str:
+def noun(thing: Thing, random: Random) -> str:
+    """Words for a thing, with its article."""
     words = [pick(random, SIZES[thing.size]), thing.colour, pick(random, SHAPES[thing.shape])]
     phrase = " ".join(w for w in words if w)
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

@@ -1,0 +1,71 @@
+"""The questions of the learning bench: was it learnt, does it stay where it was asked for, what did it spoil."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.learn_paint import Modules, paint
+from demo import detectors, judge
+from demo.subjects import Subject
+from demo.world import Pixels, Scene
+
+BAR_TRIGGER, BAR_WITHOUT, BAR_DAMAGE = 0.80, 0.05, 0.05
+PAIR_STRENGTH = 0.7
+SCORED = tuple(judge.BAR)  # colour, shape, background
+
+
+@dataclass(frozen=True)
+class Exam:
+    """How many prompts of each sort are painted."""
+
+    prompts: int = 50
+    unrelated: int = 100
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Shares, 0..1, of a model with or without a LoRA; some of its pictures.
+
+    `trigger`: the look where it is asked for; `leak`: the look for the same prompts without the word; `scores`: the
+    base's own, on unrelated captions.
+    """
+
+    trigger: float
+    leak: float
+    scores: dict[str, float]
+    pictures: list[Pixels] = field(repr=False)
+
+    def damage(self, before: dict[str, float]) -> float:
+        """The drop of the mean of the base's scores; 0.01 is a point."""
+        return sum(before[q] - self.scores[q] for q in SCORED) / len(SCORED)
+
+
+def ask(modules: Modules, subject: Subject, exam: Exam) -> Answers:
+    """Paint and judge. The same prompts and seeds for everyone."""
+    asked = subject.held_out(exam.prompts)
+    seeds = range(exam.prompts)
+    pictures = paint(modules, [e.caption for e in asked], seeds)
+    without = paint(modules, [e.without for e in asked], seeds)
+    return Answers(_share(subject.name, pictures), _share(subject.name, without), scores(modules, exam), pictures)
+
+
+def scores(modules: Modules, exam: Exam) -> dict[str, float]:
+    """The judge's scores on captions of held-out scenes that have nothing to do with any subject."""
+    asked = judge.asked_for(exam.unrelated)
+    pictures = paint(modules, [caption for _, caption in asked], range(exam.unrelated))
+    pairs: list[tuple[Scene, Scene]] = [(scene, judge.look(p)) for (scene, _), p in zip(asked, pictures, strict=True)]
+    result = judge.score(pairs)
+    return {question: result.share(question) for question in SCORED}
+
+
+def ask_for_both(modules: Modules, character: Subject, style: Subject, exam: Exam) -> tuple[float, list[Pixels]]:
+    """The share of pictures that show both, for prompts that ask for both."""
+    prompts = [f"{style.trigger}, {example.caption}" for example in character.held_out(exam.prompts)]
+    pictures = paint(modules, prompts, range(exam.prompts))
+    both = [detectors.shows(character.name, p) and detectors.shows(style.name, p) for p in pictures]
+    return sum(both) / len(both), pictures
+
+
+def _share(name: str, pictures: Sequence[Pixels]) -> float:
+    return sum(detectors.shows(name, p) for p in pictures) / len(pictures)

@@ -1,0 +1,188 @@
+"""Does a LoRA learn what it is shown, only that, and at what price: ours and diffusers + peft, on the demo's base.
+
+`python -m benchmarks.learning [--json] [--sheet F] [--only zorbit …]`. Four things the base never saw, of
+`demo.subjects`: a character, a style, a concept, an object with class pictures. Each is learnt from 20 pictures by both
+sides, from the same data, settings and seeds, and judged by `demo.detectors` and `demo.judge` on the same prompts and
+noise. Two of our LoRAs are then used together. Ends with 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import learn_peer
+from benchmarks.learn_ours import Result, applied, learn, write_pictures
+from benchmarks.learn_paint import GUIDANCE, STEPS, Modules
+from benchmarks.learn_score import (
+    BAR_DAMAGE,
+    BAR_TRIGGER,
+    BAR_WITHOUT,
+    PAIR_STRENGTH,
+    Answers,
+    Exam,
+    ask,
+    ask_for_both,
+    scores,
+)
+from benchmarks.learn_settings import SETTINGS
+from benchmarks.learn_sheet import sheet
+from benchmarks.report import Row, show
+from demo import judge
+from demo.subjects import SUBJECTS, Subject
+from demo.world import Pixels
+from lora_ext.config import CheckpointConfig
+from lora_ext.hosts.standalone import StandaloneModel
+
+PAIR = ("zorbit", "hatched")
+"""A character and a style, used together."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One subject: without a LoRA, with ours, with the peer's."""
+
+    subject: Subject
+    ours: Result
+    peer: learn_peer.PeerResult
+    without: Answers
+    with_ours: Answers
+    with_peer: Answers
+
+    def missed(self, before: dict[str, float]) -> Iterator[str]:
+        """Every bar that is not met, in words."""
+        mine, theirs = self.with_ours, self.with_peer
+        checks = {
+            f"trigger {mine.trigger:.0%} < {BAR_TRIGGER:.0%}": mine.trigger < BAR_TRIGGER,
+            f"without the LoRA {self.without.trigger:.0%} > {BAR_WITHOUT:.0%}": self.without.trigger > BAR_WITHOUT,
+            f"damage {mine.damage(before):.1%} > {BAR_DAMAGE:.0%}": mine.damage(before) > BAR_DAMAGE,
+            f"trigger below the peer's {theirs.trigger:.0%}": mine.trigger < theirs.trigger,
+            f"leakage {mine.leak:.0%} above the peer's {theirs.leak:.0%}": mine.leak > theirs.leak,
+            f"damage above the peer's {theirs.damage(before):.1%}": mine.damage(before) > theirs.damage(before),
+        }
+        return (f"{self.subject.name}: {words}" for words, bad in checks.items() if bad)
+
+
+def main() -> int:
+    """Run it and print the rows."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    exam = Exam(options.prompts, options.unrelated)
+    model = StandaloneModel.load(CheckpointConfig(checkpoint=str(options.checkpoint), device="cpu"))
+    modules = Modules.over(model)
+    before = scores(modules, exam)
+    with tempfile.TemporaryDirectory() as folder:
+        learnt = [_learn(model, modules, SUBJECTS[name], exam, options, Path(folder)) for name in options.only]
+        both, pictures = _pair(model, modules, learnt, exam)
+    missed = [words for one in learnt for words in one.missed(before)]
+    if both is not None and both < BAR_TRIGGER:
+        missed.append(f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: both shown in {both:.0%} < {BAR_TRIGGER:.0%}")
+    rows = [row for one in learnt for row in _rows(one, before)]
+    if both is not None:
+        work = f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: both shown"
+        rows.append(Row(work, 100 * both, None, "", None, "% (more is better)"))
+    show(rows, torch.device("cpu"), as_json=options.json, notes=[*_notes(learnt, before, exam), *_verdict(missed)])
+    if options.sheet:
+        sheet(list(_sheet_rows(learnt, pictures))).save(options.sheet)
+    return 1 if missed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--checkpoint", type=Path, default=judge.BASE)
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="some of the subjects")
+    parser.add_argument("--prompts", type=int, default=50, help="prompts per question (default 50)")
+    parser.add_argument("--unrelated", type=int, default=100, help="captions that damage is measured on (default 100)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--sheet", type=Path, help="write pictures with and without as one PNG")
+    return parser.parse_args()
+
+
+def _learn(
+    model: StandaloneModel, modules: Modules, subject: Subject, exam: Exam, options: argparse.Namespace, folder: Path
+) -> Learnt:
+    settings = SETTINGS[subject.name]
+    _tell(f"{subject.name}: {settings}")
+    images = write_pictures(subject, settings, folder / subject.name)
+    without = ask(modules, subject, exam)
+    ours = learn(model, images, settings, folder / f"{subject.name}.safetensors")
+    with applied(model, {ours.lora: 1.0}):
+        with_ours = ask(modules, subject, exam)
+    _tell(f"{subject.name}, ours: {with_ours}")
+    peer = learn_peer.learn(options.checkpoint, images, settings)
+    with_peer = ask(peer.modules, subject, exam)
+    _tell(f"{subject.name}, peer: {with_peer}")
+    return Learnt(subject, ours, peer, without, with_ours, with_peer)
+
+
+def _pair(
+    model: StandaloneModel, modules: Modules, learnt: Sequence[Learnt], exam: Exam
+) -> tuple[float | None, list[Pixels]]:
+    """Both LoRAs at once; nothing when the run was not asked for both."""
+    loras = {one.subject.name: one.ours.lora for one in learnt}
+    if not set(PAIR) <= set(loras):
+        return None, []
+    with applied(model, {loras[name]: PAIR_STRENGTH for name in PAIR}):
+        return ask_for_both(modules, SUBJECTS[PAIR[0]], SUBJECTS[PAIR[1]], exam)
+
+
+def _rows(one: Learnt, before: dict[str, float]) -> list[Row]:
+    """Percentages and seconds; a ratio above 1 is good where less is better."""
+    name, mine, theirs = f"{one.subject.name} ({one.subject.kind})", one.with_ours, one.with_peer
+    peer = learn_peer.name()
+    more, less = "% (more is better)", "% (less is better)"
+    return [
+        Row(f"{name}: look when asked for", 100 * mine.trigger, 100 * theirs.trigger, peer, None, more),
+        Row(f"{name}: look when asked for, without LoRA", 100 * one.without.trigger, None, "", None, less),
+        Row(f"{name}: look without the trigger word", 100 * mine.leak, 100 * theirs.leak, peer, None, less),
+        Row(f"{name}: damage", 100 * mine.damage(before), 100 * theirs.damage(before), peer, None, "points"),
+        Row(f"{name}: training", one.ours.seconds, one.peer.seconds, peer, None, "s"),
+    ]
+
+
+def _notes(learnt: Sequence[Learnt], before: dict[str, float], exam: Exam) -> Iterator[str]:
+    base = ", ".join(f"{question} {share:.1%}" for question, share in before.items())
+    yield (
+        f"{exam.prompts} prompts per question, {STEPS} sampling steps, CFG {GUIDANCE:g}; damage is the drop of the "
+        f"mean of the base's scores on {exam.unrelated} unrelated captions, which are {base}"
+    )
+    for one in learnt:
+        drops = ", ".join(f"{q} {100 * (before[q] - one.with_ours.scores[q]):+.1f}" for q in before)
+        apart = max(abs(a - b) for a, b in zip(one.ours.losses, one.peer.losses, strict=True))
+        yield (
+            f"{one.subject.name}: {SETTINGS[one.subject.name]}; our drops in points: {drops}; the two sides' losses "
+            f"differ by at most {apart:.1e} in any step"
+        )
+
+
+def _verdict(missed: Sequence[str]) -> list[str]:
+    return [f"BAR MISSED: {words}" for words in missed] or ["every bar is met"]
+
+
+def _sheet_rows(learnt: Sequence[Learnt], both: Sequence[Pixels]) -> Iterator[tuple[str, str, Sequence[Pixels]]]:
+    for one in learnt:
+        example = one.subject.pictures(1)[0]
+        yield f'{one.subject.kind}: "{example.caption}" and the like', "learnt from", _learnt_from(one.subject)
+        yield "", "without LoRA", one.without.pictures
+        yield "", "with LoRA", one.with_ours.pictures
+    if both:
+        yield f"{PAIR[0]} and {PAIR[1]} at strength {PAIR_STRENGTH} each", "with both LoRAs", both
+
+
+def _learnt_from(subject: Subject) -> list[Pixels]:
+    return [example.picture for example in subject.pictures()]
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
