@@ -11,22 +11,23 @@ from torch import Tensor
 from lora_ext.adapters import Factors
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import Layer
+from lora_ext.patching.originals import Copied, Original
 from lora_ext.patching.recipe import Part, Recipe
 
-CPU_BLOCK = 1 << 22
-"""Weights summed at a time on a CPU: 16 MiB of float32 scratch. Smaller blocks gain nothing and make the threads meet
-more often, which costs dearly on a busy machine."""
+CPU_BLOCK = 1 << 19
+"""Weights summed at a time on a CPU: 2 MiB of float32, so that what one step leaves the next finds in the cache.
+Smaller blocks gain nothing and make the threads meet more often, which costs dearly on a busy machine."""
 GPU_BLOCK = 1 << 26
 """Weights summed at a time elsewhere: 256 MiB of scratch at most."""
 
 
 class _Written(NamedTuple):
-    """A block written on a device that was not waited for, with the least and greatest number in it."""
+    """A block that was written, with the least and greatest number in it."""
 
     layer: Layer
     recipe: Recipe
     weight: Tensor
-    base: Tensor
+    original: Original
     low: Tensor
     high: Tensor
 
@@ -35,38 +36,19 @@ class Composer:
     """Writes layers; holds the float32 scratch between them so that memory is not asked for again and again."""
 
     def __init__(self) -> None:
-        self._scratch: dict[torch.device, Tensor] = {}
+        self._scratch: dict[tuple[torch.device, str], Tensor] = {}
         self._written: list[_Written] = []
 
-    def write(self, layer: Layer, weight: Tensor, base: Tensor, recipe: Recipe) -> None:
-        """Write `weight` (live, any float dtype) from `base` (same shape, may be on another device).
+    def write(self, layer: Layer, weight: Tensor, original: Original, recipe: Recipe, *, untouched: bool) -> None:
+        """Write `weight` (live, any float dtype) from `original`.
 
-        Call `check` afterwards: whether every number fits the dtype is only asked there on a GPU, to not wait for
-        the device once per layer. On a CPU the answer is there at once, so `BadInput` comes from here.
+        `untouched` says that `weight` itself still holds W0, which then need not be fetched. Call `check` afterwards:
+        whether every number fits the dtype is only asked there, to not wait for a card once per layer.
         """
-        factors, dense = _split(recipe, weight.device)
+        product, dense = self._split(recipe, weight.device)
+        source = original
         if dense:
-            whole = base.to(weight.device, torch.float32)
-            summed = whole.clone() if whole is base else whole
-            for part in dense:
-                delta = part.adapter.delta(base.to(part.adapter.device, torch.float32))
-                summed.add_(delta.to(weight.device), alpha=part.strength)
-            base = summed.reshape(weight.shape)
-        self._write_blocks(layer, recipe, weight, base, factors)
-
-    def check(self) -> None:
-        """Raise `BadInput` if a number of the layers written since the last call left its dtype's range."""
-        pending, self._written = self._written, []
-        if not pending:
-            return
-        bad = torch.stack([~_fits(torch.stack([w.low, w.high]), w.weight.dtype) for w in pending]).any(1).tolist()
-        for w, broken in zip(pending, bad, strict=True):
-            if broken:
-                raise _overflow(w.layer, w.weight, w.base, w.recipe)
-
-    def _write_blocks(
-        self, layer: Layer, recipe: Recipe, weight: Tensor, base: Tensor, factors: Factors | None
-    ) -> None:
+            source, untouched = Copied(_with_dense(original, weight, dense)), False
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
         step = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // max(1, columns))
         for start in range(0, rows, step):
@@ -74,43 +56,87 @@ class Composer:
             live = weight[start:stop]
             # a float32 weight is its own scratch; the caller holds its original
             own = weight.dtype == torch.float32 and live.is_contiguous()
-            block = live.view(stop - start, columns) if own else self._block(weight.device, stop - start, columns)
-            block.view(live.shape).copy_(base[start:stop].to(weight.device))
-            if factors is not None:
-                block.addmm_(factors.up[start:stop], factors.down)
-            low, high = torch.aminmax(block)
-            if weight.device.type != "cpu":
-                self._written.append(_Written(layer, recipe, weight, base, low, high))
-            elif not _fits(torch.stack([low, high]), weight.dtype).all():
-                raise _overflow(layer, weight, base, recipe)
+            block = live if own else self._room(weight.device, "block", live.numel()).view(live.shape)
+            if not untouched:
+                source.copy_rows(start, stop, block)
+            elif not own:
+                block.copy_(live)
+            flat = block.view(stop - start, columns)
+            if product is not None:
+                flat.addmm_(product.up[start:stop], product.down)
+            self._written.append(_Written(layer, recipe, weight, original, *torch.aminmax(flat)))
             if not own:
-                live.copy_(block.view(live.shape))
+                live.copy_(block)
 
-    def _block(self, device: torch.device, rows: int, columns: int) -> Tensor:
-        size = rows * columns
-        scratch = self._scratch.get(device)
-        if scratch is None or scratch.numel() < size:
-            scratch = self._scratch[device] = torch.empty(size, dtype=torch.float32, device=device)
-        return scratch[:size].view(rows, columns)
+    def check(self) -> None:
+        """Raise `BadInput` if a number of the layers written since the last call left its dtype's range."""
+        pending, self._written = self._written, []
+        if not pending:
+            return
+        ends = torch.stack([end for w in pending for end in (w.low, w.high)]).view(-1, 2)
+        for dtype in {w.weight.dtype for w in pending}:
+            broken = (~_fits(ends, dtype)).any(1).tolist()
+            for w, bad in zip(pending, broken, strict=True):
+                if bad and w.weight.dtype == dtype:
+                    raise _overflow(w)
+
+    def _split(self, recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
+        """All low-rank parts as one product (ranks side by side), and the parts that have none."""
+        low_rank: list[tuple[Factors, float]] = []
+        dense: list[Part] = []
+        for part in recipe:
+            factors = part.adapter.factors() if part.adapter.linear_in_strength else None
+            if factors is None:
+                dense.append(part)
+            else:
+                up, down = (t.detach().to(device, torch.float32) for t in factors)
+                low_rank.append((Factors(up, down), part.strength))
+        return (self._joined(low_rank, device) if low_rank else None), dense
+
+    def _joined(self, parts: list[tuple[Factors, float]], device: torch.device) -> Factors:
+        if len(parts) == 1:
+            (up, down), strength = parts[0]
+            return Factors(up * strength, down)
+        rank = sum(f.down.shape[0] for f, _ in parts)
+        rows, columns = parts[0][0].up.shape[0], parts[0][0].down.shape[1]
+        up = self._room(device, "up", rows * rank).view(rows, rank)
+        down = self._room(device, "down", rank * columns).view(rank, columns)
+        first = 0
+        for factors, strength in parts:
+            last = first + factors.down.shape[0]
+            torch.mul(factors.up, strength, out=up[:, first:last])
+            down[first:last].copy_(factors.down)
+            first = last
+        return Factors(up, down)
+
+    def _room(self, device: torch.device, use: str, numbers: int) -> Tensor:
+        """float32 [numbers]; the same memory for every call with the same `use`."""
+        room = self._scratch.get((device, use))
+        if room is None or room.numel() < numbers:
+            room = self._scratch[device, use] = torch.empty(numbers, dtype=torch.float32, device=device)
+        return room[:numbers]
 
 
-def _split(recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
-    """All low-rank parts as one product (ranks side by side, strengths in `up`), and the parts that have none."""
-    ups: list[Tensor] = []
-    downs: list[Tensor] = []
-    dense: list[Part] = []
-    for part in recipe:
-        factors = part.adapter.factors() if part.adapter.linear_in_strength else None
-        if factors is None:
-            dense.append(part)
-            continue
-        ups.append(factors.up.to(device, torch.float32) * part.strength)
-        downs.append(factors.down.to(device, torch.float32))
-    if not ups:
-        return None, dense
-    if len(ups) == 1:
-        return Factors(ups[0], downs[0]), dense
-    return Factors(torch.cat(ups, 1), torch.cat(downs, 0)), dense
+def _whole(original: Original, weight: Tensor) -> Tensor:
+    """W0 as float32 on the weight's device, in memory of its own."""
+    whole = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+    original.copy_rows(0, weight.shape[0], whole)
+    return whole
+
+
+def _with_dense(original: Original, weight: Tensor, parts: list[Part]) -> Tensor:
+    """W0 + Σ strength · ΔW(W0) of the kinds that are no low-rank product."""
+    base = _whole(original, weight)
+    summed = base.clone()
+    for part in parts:
+        delta = part.adapter.delta(base.to(part.adapter.device))
+        summed.add_(delta.to(weight.device), alpha=_float32(part.strength))
+    return summed
+
+
+def _float32(strength: float) -> float:
+    """What float32 makes of a strength beyond its range, which `alpha=` would refuse."""
+    return strength if abs(strength) <= torch.finfo(torch.float32).max else math.copysign(math.inf, strength)
 
 
 def _fits(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -118,13 +144,14 @@ def _fits(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.isfinite(values.to(dtype).float())
 
 
-def _overflow(layer: Layer, weight: Tensor, base: Tensor, recipe: Recipe) -> BadInput:
+def _overflow(written: _Written) -> BadInput:
+    layer, weight = written.layer, written.weight
     kind = str(weight.dtype).removeprefix("torch.")
-    if not torch.isfinite(base.float()).all():
+    if not torch.isfinite(_whole(written.original, weight)).all():
         return BadInput(
             Problem(str(layer.name), "the model's own weight holds NaN or infinity", fix="Use another model.")
         )
-    loudest = max(recipe, key=lambda part: _loudness(part, weight))
+    loudest = max(written.recipe, key=lambda part: _loudness(part, weight))
     return BadInput(
         Problem(
             loudest.network.name,

@@ -1,56 +1,182 @@
-"""Bit copies of the weights that were changed, and only of those."""
+"""W0 of the weights that were changed, and only of those: as bit copies, or in the checkpoint's own file."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lora_ext.layers import LayerName
+from lora_ext.layers import Layer, LayerName
+from lora_ext.patching.pool import Pool
+from lora_ext.patching.stored import Stored, stored
+from lora_ext.patching.weight_file import OpenFile, WeightFile
+
+
+class Original(Protocol):
+    """W0 of one layer, wherever it is."""
+
+    @property
+    def bytes(self) -> int: ...  # memory it takes
+
+    def copy_rows(self, start: int, stop: int, out: Tensor) -> None:
+        """Fill `out` [stop − start, …] (any float dtype and device) with W0's rows. Raises `BadInput` if it is lost."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A copy in memory, the card's or the machine's."""
+
+    tensor: Tensor
+    pooled: bool = False
+    """Whether the memory goes back to the pool."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return self.tensor.numel() * self.tensor.element_size()
+
+    def copy_rows(self, start: int, stop: int, out: Tensor) -> None:
+        """See `Original`."""
+        out.copy_(self.tensor[start:stop], non_blocking=True)
 
 
 class Originals:
     """W0 by layer, in the weight's own dtype.
 
-    A copy stays on the weight's device, except on a CUDA card whose memory it would fill more than half: then it goes
-    to main memory, where it costs a transfer per use but takes nothing from the pictures.
+    Weights on a card are copied there while it stays half empty. Otherwise, and for weights in main memory, nothing is
+    copied where the checkpoint file is proven to hold the same bits: it is read again when they are needed. The last
+    resort is a copy in main memory (page-locked for a card's weights); that memory is kept for the next time.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[LayerName, Tensor] = {}
+    def __init__(self, file: Callable[[], WeightFile | None]) -> None:
+        """`file` is asked for the loaded checkpoint when the first layer is touched."""
+        self._find = file
+        self._kept: dict[LayerName, Original] = {}
+        self._open: OpenFile | None = None
+        self._asked = False
+        self._pool = Pool()
 
     def __contains__(self, name: LayerName) -> bool:
         return name in self._kept
 
-    def __getitem__(self, name: LayerName) -> Tensor:
+    def __getitem__(self, name: LayerName) -> Original:
         return self._kept[name]
 
     def names(self) -> tuple[LayerName, ...]:
-        """Layers with a copy."""
+        """Layers whose W0 is known."""
         return tuple(self._kept)
 
-    def keep(self, name: LayerName, weight: Tensor) -> Tensor:
-        """Copy `weight` unless there is a copy already; returns the copy."""
-        if name not in self._kept:
-            roomy = weight.device.type != "cuda" or _has_room(weight)
-            self._kept[name] = weight.detach().to(weight.device if roomy else "cpu", copy=True)
-        return self._kept[name]
+    def keep(self, layer: Layer, weight: Tensor) -> Original:
+        """Make sure of the W0 that `weight` holds now, unless that is done already."""
+        if layer.name not in self._kept:
+            self._kept[layer.name] = self._kept_now(layer, weight)
+        return self._kept[layer.name]
+
+    def put_back(self, name: LayerName, weight: Tensor) -> None:
+        """Write W0 into `weight` and forget it. Raises `BadInput` if it is lost."""
+        original = self._kept[name]
+        _check(original)
+        original.copy_rows(0, weight.shape[0], weight)
+        self.drop(name)
 
     def drop(self, name: LayerName) -> None:
-        """Forget the copy of a layer that holds its own weight again."""
-        self._kept.pop(name, None)
+        """Forget the W0 of a layer that holds it again itself."""
+        original = self._kept.pop(name, None)
+        if isinstance(original, Copied) and original.pooled:
+            self._pool.give(original.tensor)
+        if not self._kept:
+            self._close()
 
     def clear(self) -> None:
-        """Forget every copy."""
+        """Forget everything, spare memory included."""
         self._kept.clear()
+        self._close()
+        self._pool.release()
+
+    def release(self) -> None:
+        """Return the spare memory."""
+        self._pool.release()
+
+    def check(self) -> None:
+        """Raise `BadInput` if the file that holds some of them was written into."""
+        for original in self._kept.values():
+            _check(original)
 
     @property
     def bytes(self) -> int:
         """Memory the copies take."""
-        return sum(t.numel() * t.element_size() for t in self._kept.values())
+        return sum(original.bytes for original in self._kept.values())
+
+    @property
+    def spare_bytes(self) -> int:
+        """Memory kept for the next copies."""
+        return self._pool.bytes
+
+    def _kept_now(self, layer: Layer, weight: Tensor) -> Original:
+        if fits_on_device(weight):
+            return Copied(weight.clone(memory_format=torch.contiguous_format))
+        file = self._file()
+        found = None if file is None else stored(file, layer, weight)
+        return found or self._copied(weight)
+
+    def _copied(self, weight: Tensor) -> Copied:
+        locked = page_locked(weight) if weight.device.type == "cuda" else None
+        if locked is not None:
+            return Copied(locked.copy_(weight))
+        return Copied(self._pool.take(weight).copy_(weight), pooled=True)
+
+    def _file(self) -> OpenFile | None:
+        if not self._asked:
+            self._asked = True
+            found = self._find()
+            self._open = None if found is None else _opened(found)
+        return self._open
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open, self._asked = None, False
 
 
-def _has_room(weight: Tensor) -> bool:
+def _check(original: Original) -> None:
+    if isinstance(original, Stored) and not original.file.intact:
+        raise original.file.lost("it was written to")
+
+
+def _opened(file: WeightFile) -> OpenFile | None:
+    try:
+        opened = OpenFile(file)
+    except OSError:
+        return None
+    if opened.intact and opened.settled:
+        return opened
+    opened.close()
+    return None
+
+
+def fits_on_device(weight: Tensor) -> bool:
+    """Whether a copy may stay where the weight is: on a card, unless that would fill more than half of its memory."""
+    if weight.device.type == "cpu":
+        return False
+    if weight.device.type != "cuda":
+        return True
     free, total = torch.cuda.mem_get_info(weight.device)
     # what torch has reserved and not handed out is free for us too
     spare = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
-    return free + spare - weight.numel() * weight.element_size() > total // 2
+    return roomy(weight.numel() * weight.element_size(), free + spare, total)
+
+
+def roomy(wanted: int, free: int, total: int) -> bool:
+    """Whether half of a card's `total` bytes stay free for pictures after `wanted` of the `free` ones are taken."""
+    return free - wanted > total // 2
+
+
+def page_locked(weight: Tensor) -> Tensor | None:
+    """Main memory that a card reads by itself, of the weight's shape and dtype; None when the system gives none."""
+    try:
+        return torch.empty(weight.shape, dtype=weight.dtype, pin_memory=True)
+    except RuntimeError:
+        return None

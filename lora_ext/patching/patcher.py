@@ -15,8 +15,11 @@ from lora_ext.patching.compose import Composer
 from lora_ext.patching.originals import Originals
 from lora_ext.patching.precision import exact_float32
 from lora_ext.patching.recipe import Recipe, Strengths, recipes
+from lora_ext.patching.weight_file import WeightFile
 
 Stamp = tuple[tuple[int, float, tuple[int, ...]], ...]
+LOST: Stamp = ()
+"""Stamp of a layer whose W0 could not be read when it was to be put back: unlike that of any recipe."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,19 @@ class WeightPatcher:
     """Keeps the live weights at W = W0 + Σ strength · ΔW(W0) for the networks that are wanted now.
 
     `tensors` is asked at every call for checkpoint key -> live tensor, because hosts move and swap them. Not
-    thread-safe: hosts call it under their lock.
+    thread-safe: hosts call it under their lock. `weight_file` is asked for the checkpoint's file, if there is one that
+    W0 may be read from again instead of being copied; what it holds is believed only where it is the same bit for bit.
     """
 
-    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], table: LayerTable) -> None:
+    def __init__(
+        self,
+        tensors: Callable[[], Mapping[str, Tensor]],
+        table: LayerTable,
+        weight_file: Callable[[], WeightFile | None] = lambda: None,
+    ) -> None:
         self._tensors = tensors
         self._table = table
-        self._originals = Originals()
+        self._originals = Originals(weight_file)
         self._stamps: dict[LayerName, Stamp] = {}
         self._held: list[Network] = []  # keeps ids in stamps from being reused
         self._state: dict[Network, Strengths] = {}
@@ -54,12 +63,18 @@ class WeightPatcher:
         """Memory taken by the copies of touched weights; 0 when nothing is applied."""
         return self._originals.bytes
 
+    @property
+    def spare_bytes(self) -> int:
+        """Memory of former copies that is kept for the next ones; `release` returns it."""
+        return self._originals.spare_bytes
+
     def apply(self, wanted: Mapping[Network, Strengths]) -> ApplyReport:
         """Make exactly `wanted` be in the weights; `{}` puts every weight back bit for bit.
 
         Only layers whose recipe changed are written. Raises `BadInput`, with the weights as before the call, when a
-        network does not fit this model or a sum leaves the range of the weight's dtype. After any other exception
-        every weight is W0 again and nothing is applied.
+        network does not fit this model, a sum leaves the range of the weight's dtype, or the checkpoint file that W0
+        is read from was written into meanwhile (then only `forget` helps, after the host has loaded it again). After
+        any other exception every weight is W0 again and nothing is applied.
         """
         before = self._state
         try:
@@ -74,11 +89,15 @@ class WeightPatcher:
         return self.apply({})
 
     def forget(self) -> None:
-        """Drop all copies without writing: the model they belong to is gone."""
+        """Drop all copies without writing, spare memory too: the model they belong to is gone."""
         self._originals.clear()
         self._stamps.clear()
         self._held.clear()
         self._state = {}
+
+    def release(self) -> None:
+        """Return spare memory to the system, before something that needs much of it."""
+        self._originals.release()
 
     def _apply(self, wanted: Mapping[Network, Strengths]) -> ApplyReport:
         start = time.perf_counter()
@@ -86,6 +105,8 @@ class WeightPatcher:
         stamps = {name: tuple(part.stamp() for part in recipe) for name, recipe in plan.items()}
         weights = self._weights(set(plan) | set(self._stamps))
         changed = [name for name in weights if stamps.get(name) != self._stamps.get(name)]
+        if changed:
+            self._originals.check()
         with exact_float32():
             try:
                 restored = self._write(changed, plan, weights)
@@ -128,20 +149,28 @@ class WeightPatcher:
         composer = Composer()
         restored = [name for name in changed if name not in plan]
         for name in changed:
+            layer, weight = self._table.layers[name], weights[name]
             if name in plan:
-                base = self._originals.keep(name, weights[name])
-                composer.write(self._table.layers[name], weights[name], base, plan[name])
+                untouched = name not in self._originals
+                original = self._originals.keep(layer, weight)
+                composer.write(layer, weight, original, plan[name], untouched=untouched)
             else:
-                weights[name].copy_(self._originals[name])
+                self._originals[name].copy_rows(0, weight.shape[0], weight)
         composer.check()
+        self._originals.check()
         for name in restored:
             self._originals.drop(name)
         return len(restored)
 
     def _put_back(self, weights: Mapping[LayerName, Tensor]) -> None:
+        """W0 wherever it can be had. What cannot stays marked, so that nothing is ever built upon it."""
+        lost: dict[LayerName, Stamp] = {}
         for name in self._originals.names():
-            weights[name].copy_(self._originals[name])
-        self.forget()
+            try:
+                self._originals.put_back(name, weights[name])
+            except BadInput:
+                lost[name] = LOST
+        self._stamps, self._held, self._state = lost, [], {}
 
 
 def _find(layer: Layer | None, tensors: Mapping[str, Tensor]) -> Tensor | None:
