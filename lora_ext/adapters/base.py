@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lora_ext.adapters.operation import apply_weight
 from lora_ext.layers import ConvGeometry
 
 
@@ -29,8 +30,17 @@ class Adapter(nn.Module, abc.ABC):
     tensor_names: ClassVar[frozenset[str]]
     """File names of the tensors this class reads, without the layer prefix (`lora_up.weight`, `alpha`)."""
 
+    marks: ClassVar[frozenset[str]] = frozenset()
+    """Names of which at least one must be there for a layer to be of this kind; empty when any of its names will do."""
+
     linear_in_strength: ClassVar[bool] = True
     """False when W(s) != W0 + s·delta's own formula; callers always use W0 + s·(W(1) − W0)."""
+
+    @classmethod
+    def reads(cls, names: Collection[str]) -> bool:
+        """Whether this kind understands *every* one of a layer's tensor names, and they are its own."""
+        names = set(names)
+        return bool(names) and names <= cls.tensor_names and (not cls.marks or not names.isdisjoint(cls.marks))
 
     @classmethod
     @abc.abstractmethod
@@ -57,12 +67,7 @@ class Adapter(nn.Module, abc.ABC):
 
         The default is the slow truth; kinds override it with something cheaper.
         """
-        delta = self.delta(base).to(x.dtype)
-        if geometry is None:
-            return nn.functional.linear(x, delta)
-        return nn.functional.conv2d(
-            x, delta, stride=geometry.stride, padding=geometry.padding, dilation=geometry.dilation
-        )
+        return apply_weight(x, self.delta(base), geometry)
 
     @property
     def device(self) -> torch.device:

@@ -175,8 +175,7 @@ BAD = {
     "mid": (lora((2, 8, 1, 1), (6, 2, 1, 1), 1.0, (2, 3, 3, 3)), (6, 8, 3, 3), "lora_mid"),
     "inpainting conv": (lora((2, 4, 3, 3), (6, 2, 1, 1)), (6, 9, 3, 3), "lora_down"),
     "norm": (lora((2, 8), (6, 2)), (6,), "shape"),
-    "LoHa": ({"hada_w1_a": torch.ones(1)}, (6, 8), "hada_w1_a"),
-    "DoRA": ({**lora((2, 8), (6, 2)), "dora_scale": torch.ones(6, 1)}, (6, 8), "dora_scale"),
+    "unknown": ({**lora((2, 8), (6, 2)), "lora_sideways": torch.ones(1)}, (6, 8), "lora_sideways"),
 }
 
 
@@ -196,7 +195,9 @@ def test_create_refuses_nonsense(rank, alpha):
 def test_dispatch_needs_every_name_understood():
     assert KINDS[0] is LoraAdapter
     assert kind_of(["lora_down.weight", "lora_up.weight"]) is LoraAdapter
-    assert kind_of(["lora_down.weight", "lora_up.weight", "dora_scale"]) is None
+    assert kind_of(["lora_down.weight", "lora_up.weight", "lora_sideways"]) is None
+    assert kind_of(["weight"]) is None, "a checkpoint's weight is no IA3"
+    assert kind_of(["lora_down.weight", "hada_w1_a", "dora_scale"]) is None
     assert kind_of([]) is None
 
 

@@ -1,0 +1,135 @@
+"""From a file's tensors to numbers that can be trusted: present, real, finite, of the right size, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lora_ext.errors import BadInput, Problem
+
+Shape = tuple[int, ...]
+
+ALPHA, SCALE, SCALAR = "alpha", "scale", "scalar"
+SCALES = frozenset({ALPHA, SCALE, SCALAR})
+"""What may stand beside the factors: `alpha` (divided by the rank), `scale` (a finished factor that takes alpha's
+place) and LyCORIS' trained `scalar` (a factor on top)."""
+LARGEST = 1e30
+"""No factor is as large; products with it would leave float32."""
+
+
+def checked(tensors: Mapping[str, Tensor], needed: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Tensor]:
+    """The named tensors as they are, sure to be there and to hold finite real numbers. `BadInput` lists all faults."""
+    found: dict[str, Tensor] = {}
+    problems: list[Problem] = []
+    names = list(needed)
+    for name in names:
+        if name not in tensors:
+            problems.append(Problem(name, "is missing", " and ".join(names)))
+    for name in [*names, *optional]:
+        if name in tensors:
+            found[name] = tensors[name]
+            problems += _number_problems(name, tensors[name])
+    if problems:
+        raise BadInput(*problems)
+    return found
+
+
+def fitted(found: Mapping[str, Tensor], wanted: Mapping[str, Shape | tuple[Shape, ...]], layer: Shape) -> list[Tensor]:
+    """Float32 copies of the tensors in `wanted`'s order and shapes, sharing nothing with the file's buffer.
+
+    Of several shapes for one tensor the first is the one that comes back. The two ones that a 1x1 convolution adds may
+    be there or not. `BadInput` lists every tensor that has another size than a layer of shape `layer` asks for.
+    """
+    out: list[Tensor] = []
+    problems: list[Problem] = []
+    for name, shapes in wanted.items():
+        options = _options(shapes)
+        tensor = found[name]
+        if all(_bare(tuple(tensor.shape)) != _bare(option) for option in options):
+            what = f"does not fit a layer of shape {size(layer)}"
+            problems.append(Problem(name, what, " or ".join(map(size, options)), size(tensor.shape)))
+        elif not problems:
+            out.append(tensor.detach().to(torch.float32, copy=True).reshape(options[0]).contiguous())
+    if problems:
+        raise BadInput(*problems)
+    return out
+
+
+def rank_of(name: str, tensor: Tensor, axis: int = 0) -> int:
+    """The length of `axis`, at least 1, else `BadInput`."""
+    if tensor.dim() < 2:
+        raise BadInput(Problem(name, "has a strange shape", "2 or more axes", size(tensor.shape)))
+    if tensor.shape[axis] == 0:
+        raise BadInput(Problem(name, "has rank 0", "at least 1", size(tensor.shape)))
+    return tensor.shape[axis]
+
+
+def scale_of(tensors: Mapping[str, Tensor], rank: int) -> float:
+    """The factor in front of the product: `scale`, else `alpha` / rank, else 1, as every host reads it.
+
+    Raises `BadInput` when it is no finite number other than 0.
+    """
+    if SCALE in tensors:
+        return _factor(SCALE, tensors[SCALE])
+    if ALPHA in tensors:
+        return _factor(ALPHA, tensors[ALPHA]) / rank
+    return 1.0
+
+
+def scalar_of(tensors: Mapping[str, Tensor]) -> float:
+    """LyCORIS' trained factor (`use_scalar`), 1 where there is none. It may be 0. Raises `BadInput`."""
+    return number(SCALAR, tensors[SCALAR]) if SCALAR in tensors else 1.0
+
+
+def number(name: str, tensor: Tensor) -> float:
+    """A tensor that is one finite number of sensible size, of any real or integer dtype. Raises `BadInput`."""
+    if tensor.numel() != 1 or tensor.is_complex():
+        raise BadInput(Problem(name, "is not one number", "a scalar", size(tensor.shape)))
+    value = float(tensor.detach().float().reshape(()).item())
+    if not abs(value) <= LARGEST:  # NaN is not either
+        raise BadInput(Problem(name, "is not usable", "a finite number", f"{value:g}"))
+    return value
+
+
+def check_layer(shape: Shape, kind: str, axes: tuple[int, ...] = (2, 4)) -> None:
+    """Raise `BadInput` unless a layer of `shape` is one that `kind` fits: by default linear or a 2-D convolution."""
+    if len(shape) not in axes or 0 in shape:
+        wanted = " or ".join(map(str, axes)) + (" axes" if axes != (1,) else " axis")
+        raise BadInput(Problem("shape", f"{kind} does not fit this kind of layer", wanted, size(shape)))
+
+
+def float32(value: float) -> float:
+    """The number that a file would give back."""
+    return float(torch.tensor(value, dtype=torch.float32).item())
+
+
+def size(shape: Iterable[int]) -> str:
+    """A shape as people write it: [6, 8]."""
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _number_problems(name: str, tensor: Tensor) -> Iterable[Problem]:
+    if not tensor.is_floating_point():
+        yield Problem(name, "holds no real numbers", "float32, float16 or bfloat16", str(tensor.dtype))
+    # NaN and infinity both show in the extremes, which are found faster than every number is asked
+    elif tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor.detach().float()))).all():
+        yield Problem(name, "holds NaN or infinity", "finite numbers", fix="The training run that made it broke.")
+
+
+def _factor(name: str, tensor: Tensor) -> float:
+    value = number(name, tensor)
+    if value == 0:
+        raise BadInput(Problem(name, "is not usable", "a finite number other than 0", "0"))
+    return value
+
+
+def _options(shapes: Shape | tuple[Shape, ...]) -> tuple[Shape, ...]:
+    several = [shape for shape in shapes if isinstance(shape, tuple)]
+    return tuple(several) or (tuple(n for n in shapes if isinstance(n, int)),)
+
+
+def _bare(shape: Shape) -> Shape:
+    """Shape without the trailing ones that a 1x1 convolution adds."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
