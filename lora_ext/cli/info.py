@@ -42,6 +42,8 @@ def rows(info: FileInfo) -> Iterator[tuple[str, str]]:
     yield "made for", info.made_for
     yield "layers", f"{info.layers} ({counted(info.kinds)})" if info.kinds else str(info.layers)
     yield "ranks", counted(info.ranks) or "none"
+    if info.embeddings:
+        yield "embeddings", ", ".join(info.embeddings)
     yield "tensors", f"{info.tensors} ({counted(info.dtypes)})"
     yield "model hash", info.model_hash or "none written"
     yield "legacy hash", info.legacy_hash or "none written"

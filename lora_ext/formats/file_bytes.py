@@ -49,9 +49,20 @@ def whole_file(path: Path, mapped: bool) -> Tensor:
     try:
         if mapped:
             return torch.from_file(os.fspath(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-        return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+        return _read(path)
     except (OSError, RuntimeError) as e:
         raise BadInput(Problem(os.fspath(path), "the file cannot be read", got=str(e)[:200])) from None
+
+
+def _read(path: Path) -> Tensor:
+    """The content in memory that nobody else has, without a second copy on the way."""
+    with path.open("rb", buffering=0) as file:
+        content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
+        room = memoryview(content.numpy().data)
+        done = 0
+        while done < len(room) and (count := file.readinto(room[done:])):
+            done += count
+    return content[:done]
 
 
 def _start(path: Path) -> tuple[bytes, int]:

@@ -1,9 +1,15 @@
-"""The hashes that hosts show for a network file."""
+"""The hashes that hosts show for a network file, and the one that tells networks apart in memory."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lora_ext.layers import LayerName
 
 LEGACY_FROM, LEGACY_TO = 0x100000, 0x110000
 
@@ -26,3 +32,16 @@ def network_hashes(header: bytes, data: Iterable[bytes]) -> dict[str, str]:
     if position > LEGACY_FROM:
         hashes["sshs_legacy_hash"] = legacy.hexdigest()[:8]
     return hashes
+
+
+def content_identity(layers: Mapping[LayerName, Mapping[str, Tensor]]) -> str:
+    """64 hex digits over names and bits of what is applied: the same for a renamed copy or one with other metadata.
+
+    Checksums of large tensors stand for them, as nothing here has to withstand a forger: it only orders networks.
+    """
+    digest = hashlib.sha256()
+    for name, tensors in sorted(layers.items()):
+        for own, tensor in sorted(tensors.items()):
+            content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            digest.update(f"{name} {own} {tensor.dtype} {tuple(tensor.shape)} {zlib.crc32(content)}".encode())
+    return digest.hexdigest()

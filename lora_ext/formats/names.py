@@ -38,6 +38,8 @@ TEXT_PROCESSOR = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_
 OPEN_CLIP = {"self_attn.": "attn.", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 OPEN_CLIP |= {"layer_norm1": "ln_1", "layer_norm2": "ln_2"}
 
+LONGEST = 400
+"""Characters of a tensor's name; no trainer writes half as many, and looking takes their square."""
 MEMORY = 1 << 16
 """Prefixes whose layer is remembered; a file has three or so tensors to each."""
 
@@ -71,6 +73,8 @@ class NameTable:
 
     def split(self, key: str) -> tuple[Layer, str] | None:
         """A file's tensor name as layer and rest (`lora_up.weight`), or None when no layer is named."""
+        if len(key) > LONGEST:
+            return None
         end = len(key)
         while (end := key.rfind(".", 0, end)) > 0:
             layer = self.find(key[:end])
@@ -79,7 +83,7 @@ class NameTable:
         return None
 
     def kohya(self, name: LayerName) -> str:
-        """The prefix we write, which every host reads: kohya's, with ldm names for SDXL's UNet. A bias has its owner's."""
+        """The prefix we write, kohya's, which every host reads; ldm names in SDXL's UNet. A bias has its owner's."""
         layer = self.table.layers[name.owner]
         if name.component == "unet":
             path = layer.name.path if self.table.family == "sdxl" else layer.module

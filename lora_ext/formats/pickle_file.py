@@ -18,7 +18,7 @@ from lora_ext.formats.unpickler import Storage, TensorPlan, load_one
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_LIMIT = 32 << 20
-NESTS = ("state_dict", "lora", "model", "module", "params", "base")
+NESTS = ("state_dict", "lora", "plugin", "model", "module", "params", "base")
 """Names under which trainers nest the tensors one level deep; the first that holds tensors wins."""
 
 
@@ -103,6 +103,8 @@ def _load(path: Path, file: io.BytesIO) -> object:
 
 def _flatten(path: Path, loaded: object) -> tuple[dict[str, TensorPlan], dict[str, float]]:
     """Tensors of the mapping that holds the model's, and the plain numbers beside them that mean something."""
+    if isinstance(loaded, list) and loaded and all(isinstance(item, TensorPlan) for item in loaded):
+        loaded = {str(i): item for i, item in enumerate(loaded)}  # cloneofsimo's trainer
     if not isinstance(loaded, dict):
         raise _bad(path, "the file holds no dictionary of tensors", got=type(loaded).__name__)
     nested = [loaded[n] for n in NESTS if isinstance(loaded.get(n), dict) and _plans(loaded[n])]

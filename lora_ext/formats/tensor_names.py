@@ -1,38 +1,49 @@
-"""What files call the tensors of a layer, and what that tells about them."""
+"""What files call the tensors of a layer, and what kind of layer that makes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lora_ext.layers import Family
-
 CANONICAL: Mapping[str, str] = {
     # kohya and LyCORIS stand for themselves; PEFT, old diffusers and HCP-Diffusion follow
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
+    "lora_B.bias": "lora_up.bias",
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight",
     "lora_linear_layer.up.weight": "lora_up.weight",
     "down.weight": "lora_down.weight",
     "up.weight": "lora_up.weight",
-    "lora_magnitude_vector": "dora_scale",
-    "lora_magnitude_vector.weight": "dora_scale",
+    "lora_magnitude_vector.weight": "lora_magnitude_vector",
+    "oft_R.weight": "oft_R",
     "___.layer.lora_down.weight": "lora_down.weight",
     "___.layer.lora_up.weight": "lora_up.weight",
+    "___.layer.lora_up.bias": "lora_up.bias",
     "___.layer.W_down": "lora_down.weight",
     "___.layer.W_up": "lora_up.weight",
-    "___.alpha": "hcp_scale",
-    "___.scale": "hcp_scale",
+    "___.layer.bias": "lora_up.bias",
+    "___.layer.rank_groups": "rank_groups",
+    # HCP-Diffusion keeps the finished factor (its alpha / rank, or its alpha with `alpha_auto_scale` off)
+    "___.alpha": "scale",
+    "___.scale": "scale",
 }
-HCP_SCALE = "hcp_scale"
-"""HCP-Diffusion keeps the finished factor (its alpha / rank), not alpha."""
 
-PEFT_PARTS = ("lora_A", "lora_B", "lora_magnitude_vector")
+PEFT_PARTS = frozenset(
+    {
+        *("lora_A", "lora_B", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B"),
+        *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+        *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+        *("oft_r", "oft_R", "boft_R", "boft_s", "ia3_l"),
+    }
+)
+"""First parts after which PEFT may put the adapter's name: `lora_A.default.weight`, `hada_w1_a.default`."""
 
 KIND_SIGNS: Mapping[str, str] = {
     # the first part of a tensor's name -> what the layer is; earlier entries win
     "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "bias_indices": "LoRA with a sparse rest",
     "lora_mid": "LoCon (Tucker)",
     "lora_down": "LoRA",
     "lora_up": "LoRA",
@@ -41,11 +52,18 @@ KIND_SIGNS: Mapping[str, str] = {
     "lokr_w1_a": "LoKr",
     "oft_blocks": "OFT",
     "oft_diag": "OFT",
+    "oft_r": "OFT",
+    "oft_R": "OFT",
+    "boft_R": "BOFT",
     "a1": "GLoRA",
     "on_input": "IA3",
+    "ia3_l": "IA3",
     "lora_embedding_A": "LoRA on an embedding",
     "diff": "full difference",
+    "diff_b": "full difference",
     "w_norm": "norm",
+    "b_norm": "norm",
+    "lambda_layer": "T-LoRA",
 }
 
 KNOWN_ENDS: tuple[str, ...] = tuple(
@@ -53,34 +71,23 @@ KNOWN_ENDS: tuple[str, ...] = tuple(
     for end in sorted(
         {
             *CANONICAL,
-            *("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"),
-            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-            *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "on_input"),
-            *("diff", "diff_b", "w_norm", "b_norm", "lora_embedding_A", "lora_embedding_B"),
+            *PEFT_PARTS,
+            *("lora_down.weight", "lora_up.weight", "lora_mid.weight", "lora_up.bias", "alpha", "scale", "scalar"),
+            *("dora_scale", "bias_indices", "bias_values", "bias_size", "lokr_t1"),
+            *("oft_blocks", "oft_diag", "rescale", "on_input", "diff", "diff_b", "w_norm", "b_norm"),
+            *("a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight", "lambda_layer"),
         },
         key=len,
         reverse=True,
     )
 )
 
-FOREIGN_SIGNS: Mapping[str, str] = {
-    # pieces of names that no SD1, SD2 or SDXL file has
-    "double_blocks": "Flux",
-    "single_blocks": "Flux",
-    "single_transformer_blocks": "Flux",
-    "joint_blocks": "SD 3",
-    "transformer.transformer_blocks": "SD 3",
-    "lora_te3_": "SD 3",
-    "lora_prior_": "Stable Cascade",
-}
-
 
 def canonical(rest: str) -> str:
     """A tensor's own name (without the layer prefix) in kohya's spelling; unknown names come back as they are."""
-    parts = rest.split(".")
-    if parts[0] in PEFT_PARTS and len(parts) == 3:
-        rest = f"{parts[0]}.{parts[2]}"  # lora_A.<adapter name>.weight
+    first, *more = rest.split(".")
+    if first in PEFT_PARTS and len(more) <= 2:
+        rest = ".".join([first, *(part for part in more[-1:] if part in {"weight", "bias"})])
     return CANONICAL.get(rest, rest)
 
 
@@ -89,54 +96,24 @@ def split_blindly(key: str) -> tuple[str, str] | None:
     for end in KNOWN_ENDS:
         if key.endswith(end):
             return key.removesuffix(end), canonical(end[1:])
-    head, _, last = key.rpartition(".")
-    head, _, adapter = head.rpartition(".")
-    head, _, part = head.rpartition(".")
-    if head and part in PEFT_PARTS:
-        return head, canonical(f"{part}.{adapter}.{last}")
+    parts = key.split(".")
+    for count in (2, 3):  # hada_w1_a.<adapter name>, lora_A.<adapter name>.weight
+        if len(parts) > count and parts[-count] in PEFT_PARTS:
+            return ".".join(parts[:-count]), canonical(".".join(parts[-count:]))
     return None
+
+
+def grouped(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """File keys by prefix: canonical tensor name -> key. Keys of unknown tensors are left out."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in keys:
+        split = split_blindly(key)
+        if split is not None:
+            groups.setdefault(split[0], {})[split[1]] = key
+    return groups
 
 
 def kind_title(tensor_names: Iterable[str]) -> str:
     """What people call a layer with these canonical tensor names."""
     heads = {name.split(".")[0] for name in tensor_names}
     return next((title for sign, title in KIND_SIGNS.items() if sign in heads), "unknown")
-
-
-def foreign_model(keys: Iterable[str]) -> str | None:
-    """The model that a file with these keys is for, if it is none of ours."""
-    joined = "\n".join(keys)
-    return next((model for sign, model in FOREIGN_SIGNS.items() if sign in joined), None)
-
-
-def family_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Family | None:
-    """The family a network file was made for, from its tensors or else its metadata; None when nothing tells.
-
-    Tensors tell by a second text encoder and by the width of the text that cross-attention reads (768, 1024, 2048).
-    Shrunken models have other widths, so that only their metadata can tell.
-    """
-    return _family_of_tensors(shapes) or _family_of_metadata(metadata)
-
-
-def _family_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    families: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-    for key, shape in shapes.items():
-        if key.startswith(("lora_te2_", "text_encoder_2.", "clip_bigG.")):
-            return "sdxl"
-        flat = key.replace(".", "_")
-        if ("attn2_to_k" in flat or "attn2_processor_to_k" in flat) and len(shape) > 1 and shape[1] in families:
-            found = split_blindly(key)
-            if found is not None and found[1] == "lora_down.weight":
-                return families[shape[1]]
-    return None
-
-
-def _family_of_metadata(metadata: Mapping[str, str]) -> Family | None:
-    version = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
-    if "sdxl" in version or "stable-diffusion-xl" in version:
-        return "sdxl"
-    if metadata.get("ss_v2") == "True" or "sd_v2" in version or "stable-diffusion-v2" in version:
-        return "sd2"
-    if "sd_v1" in version or "sd_1" in version or "stable-diffusion-v1" in version:
-        return "sd1"
-    return None

@@ -234,11 +234,14 @@ def test_unmatched_tensors_are_named_not_ignored(tmp_path):
         "lora_unet_nowhere.lora_up.weight": torch.ones(2, 2),
         "lora_unet_nowhere.lora_down.weight": torch.ones(2, 2),
         "bundle_emb.cat.string_to_param.*": torch.ones(1, 8),
-        f"{stem}.dora_scale": torch.ones(24, 1),
+        f"{stem}.new_scale": torch.ones(24, 1),
+        "lora_unet_down_blocks_0_attentions_0_proj_in.bias": torch.ones(8),
     }
     safetensors.torch.save_file({**tensors, **extra}, tmp_path / "a.safetensors")
     result = read_network(tmp_path / "a.safetensors", tiny_table.names())
-    # DoRA comes later: LoRA factors next to a dora_scale must not be applied as if it were not there
+    embedding = extra.pop("bundle_emb.cat.string_to_param.*")
+    assert torch.equal(result.embeddings["cat"]["string_to_param.*"], embedding)
+    # factors next to a tensor that nobody knows must not be applied as if it were not there
     left_out = {f"{stem}.{end}" for end in ("lora_up.weight", "lora_down.weight", "alpha")}
     assert set(result.unmatched) == set(extra) | left_out
     assert len(result.network.adapters) == len(net.adapters) - 1

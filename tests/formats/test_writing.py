@@ -99,9 +99,9 @@ def test_metadata_survives_the_file(tmp_path):
 
 
 def test_info_tells_what_is_inside(tmp_path):
-    write(tmp_path / "a.safetensors", network_metadata(family="sdxl", name="a", rank=2, alpha=1.5))
+    write(tmp_path / "a.safetensors", network_metadata(family="sd2", name="a", rank=2, alpha=1.5))
     info = read_info(tmp_path / "a.safetensors")
-    assert (info.layers, info.tensors, info.made_for) == (7, 21, "SDXL")
+    assert (info.layers, info.tensors, info.made_for) == (7, 21, "SD 2.x")
     assert info.kinds == {"LoRA": 6, "LoCon": 1}
     assert info.ranks == {2: 7}
     assert info.dtypes == {"float16": 14, "float32": 7}

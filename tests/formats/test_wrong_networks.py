@@ -133,9 +133,11 @@ def test_a_checkpoint_is_no_network(tmp_path):
     refused(tmp_path, {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2, 2)})
 
 
-def test_kinds_that_come_later_are_named(tmp_path):
-    ends = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
-    assert "LoHa" in refused(tmp_path, {f"{Q}.{end}": torch.ones(2, 2) for end in ends})
+def test_kinds_that_nobody_reads_are_named(tmp_path):
+    ends = ("q_layer.weight", "p_layer.weight", "lambda_layer", "alpha")
+    assert "a T-LoRA of a kind that cannot be read" in refused(
+        tmp_path, {f"{Q}.{end}": torch.ones(2, 2) for end in ends}
+    )
 
 
 def test_a_tensor_named_twice(tmp_path):
