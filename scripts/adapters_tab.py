@@ -37,4 +37,5 @@ def started(_: gr.Blocks | None, app: FastAPI) -> None:
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(webui.add_settings)
 script_callbacks.on_app_started(started)
+script_callbacks.on_cfg_denoiser(webui.before_step)
 script_callbacks.on_script_unloaded(webui.hand_back)

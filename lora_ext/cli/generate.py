@@ -21,6 +21,8 @@ from lora_ext.hosts.given_path import given_path
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import ParsedPrompt, parse
 from lora_ext.hosts.sampler import to_picture
+from lora_ext.hosts.schedule import Moment
+from lora_ext.hosts.selection import Selection, select
 from lora_ext.hosts.standalone import StandaloneModel, check_load, check_size
 from lora_ext.live import RenderRequest
 from lora_ext.model import Tokenizer
@@ -53,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {sentence}", file=sys.stderr)
     names = NameTable(model.table)
     check_all(*(partial(library.load, wanted.name, names) for wanted in prompt.wanted))
-    networks, remarks = library.resolve(prompt.wanted, names)
+    selection, remarks = select(prompt.wanted, library, names)
     for remark in remarks:
         print(f"note: {remark}", file=sys.stderr)
-    model.patcher.apply(networks)
+    model.patcher.apply(selection.at(Moment()))
     path = Path(picture.output).expanduser()
     try:
-        decoded = model.decoded(request(picture, prompt.text))
+        decoded = model.decoded(
+            request(picture, prompt.text), lambda step: put_on(model, selection, Moment(step, picture.steps))
+        )
     except torch.cuda.OutOfMemoryError:
         fix = "Choose a smaller --size, or --model-precision fp16."
         raise BadInput(Problem("size", "the card ran out of memory", got=picture.size, fix=fix)) from None
@@ -67,6 +71,12 @@ def run(args: argparse.Namespace) -> int:
     write_png(path, to_picture(decoded), parameters(picture, model.checkpoint.name))
     print(path)
     return 0
+
+
+def put_on(model: StandaloneModel, selection: Selection, moment: Moment) -> None:
+    """The strengths of this step; most prompts have the same in all of them."""
+    if selection.changes:
+        model.patcher.apply(selection.at(moment))
 
 
 def request(picture: PictureConfig, text: str) -> RenderRequest:

@@ -6,7 +6,7 @@ looked up on a hub. Noise comes from a private CPU generator: the same seed star
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,12 +54,21 @@ def first_noise(arch: Architecture, request: RenderRequest) -> tuple[Tensor, tor
 
 
 def denoise(
-    unet: nn.Module, scheduler: EulerDiscreteScheduler, noise: Tensor, generator: torch.Generator, guidance: Guidance
+    unet: nn.Module,
+    scheduler: EulerDiscreteScheduler,
+    noise: Tensor,
+    generator: torch.Generator,
+    guidance: Guidance,
+    before_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """Latents [1, 4, h, w], float32 on the CPU. The UNet runs in its own dtype on its own device."""
+    """Latents [1, 4, h, w], float32 on the CPU. The UNet runs in its own dtype on its own device.
+
+    `before_step` is called with the number of steps done; it may change the UNet's weights in place.
+    """
     weight = next(unet.parameters())
     latents: Tensor = noise * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    for step, t in enumerate(scheduler.timesteps):
+        before_step(step)
         # Arithmetic of the steps stays in float32 on the CPU: a latent is a few kilobytes, exactness is worth more.
         scaled = scheduler.scale_model_input(latents, t).to(weight.device, weight.dtype)
         guess = _guided(unet, scaled, t.to(weight.device), guidance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import open_checkpoint
 from lora_ext.hosts.given_path import given_path
 from lora_ext.hosts.sampler import Guidance, denoise, euler, first_noise, to_picture
+from lora_ext.hosts.weight_file import weight_file
 from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session
 from lora_ext.model import (
@@ -58,7 +59,7 @@ class StandaloneModel:
         self.device = device
         self.dtype = tensors[next(iter(self.table.layers.values())).key].dtype
         self.alphas_cumprod = scaled_linear()
-        self.patcher = WeightPatcher(lambda: self.tensors, self.table)
+        self.patcher = WeightPatcher(lambda: self.tensors, self.table, lambda: weight_file(path))
         self._keys = {part: [k for k in tensors if part_of(k, arch) == part] for part in PARTS}
         self._there: set[Part] = set(PARTS)
         self._modules: dict[Part, Any] = {}  # diffusers' modules, whose types the checker does not see
@@ -96,6 +97,7 @@ class StandaloneModel:
         with self._lock:
             wanted = dict(self.patcher.state)
             self.patcher.clear()
+            self.patcher.release()
             try:
                 yield self
             finally:
@@ -116,9 +118,10 @@ class StandaloneModel:
         """
         return to_picture(self.decoded(request))
 
-    def decoded(self, request: RenderRequest) -> Tensor:
+    def decoded(self, request: RenderRequest, before_step: Callable[[int], None] = lambda step: None) -> Tensor:
         """The picture of `render` before it is rounded to 8 bits: [3, H, W] in about -1..1, not finite after overflow.
 
+        `before_step` is called with the number of steps done; it may apply networks of other strengths.
         Raises `BadInput` for a size that is not a multiple of 8.
         """
         check_size(request.width, request.height)
@@ -127,7 +130,7 @@ class StandaloneModel:
             noise, generator = first_noise(self.architecture, request)
             scheduler = euler(self.alphas_cumprod, self.architecture.prediction_type, request.steps)
             with self._at_hand("unet") as unet:
-                latents = denoise(unet, scheduler, noise, generator, guidance)
+                latents = denoise(unet, scheduler, noise, generator, guidance, before_step)
             with self._at_hand("vae") as vae:
                 scaled = (latents / self.architecture.vae.scale).to(self.device)
                 decoded: Tensor = vae.decode(scaled).sample[0]

@@ -111,6 +111,33 @@ def test_a_network_changes_the_picture_and_clearing_brings_it_back(model: Standa
     assert model.render(REQUEST).tobytes() == before.tobytes()
 
 
+def test_a_strength_may_change_between_steps(model: StandaloneModel) -> None:
+    layers = default_targets(model.table, conv=False)[:20]
+    generator = torch.Generator().manual_seed(0)
+    adapters = {layer.name: LoraAdapter.create(layer.shape, 4, 4, generator) for layer in layers}
+    for adapter in adapters.values():
+        torch.nn.init.normal_(adapter.up, generator=generator)
+    network = Network("x", adapters)
+    before, plain = fingerprint(model), model.decoded(REQUEST)
+    steps: list[int] = []
+
+    def on_from(first: int) -> torch.Tensor:
+        def before_step(step: int) -> None:
+            steps.append(step)
+            model.patcher.apply({network: Strengths(float(step >= first), 0.0)})
+
+        try:
+            return model.decoded(REQUEST, before_step)
+        finally:
+            model.patcher.clear()
+
+    always, late, never = on_from(0), on_from(1), on_from(3)
+    assert steps == [0, 1, 2] * 3
+    assert torch.equal(never, plain)
+    assert not torch.equal(always, plain) and not torch.equal(late, plain) and not torch.equal(always, late)
+    assert fingerprint(model) == before
+
+
 @pytest.mark.parametrize("failing", [False, True], ids=["done", "failing"])
 def test_a_session_gives_everything_back(model: StandaloneModel, failing: bool) -> None:
     bare = fingerprint(model)

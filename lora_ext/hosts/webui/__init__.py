@@ -1,7 +1,7 @@
 """AUTOMATIC1111's stable-diffusion-webui as a host. Import it inside the WebUI only, where `modules` is."""
 
 from lora_ext.hosts.webui.access import guard
-from lora_ext.hosts.webui.apply import hand_back, take_over
+from lora_ext.hosts.webui.apply import before_step, hand_back, take_over
 from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.job import interrupted
 from lora_ext.hosts.webui.live import WebuiModel, current, of
@@ -11,6 +11,7 @@ __all__ = [
     "Builtin",
     "WebuiModel",
     "add_settings",
+    "before_step",
     "current",
     "guard",
     "hand_back",

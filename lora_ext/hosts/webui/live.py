@@ -21,6 +21,7 @@ from lora_ext.hosts.webui import weights
 from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.job import job
 from lora_ext.hosts.webui.picture import paint
+from lora_ext.hosts.weight_file import weight_file
 from lora_ext.layers import LayerTable
 from lora_ext.live import CheckpointInfo, Part, RenderRequest, Session
 from lora_ext.model import detect, layer_table
@@ -44,11 +45,15 @@ class WebuiModel:
     def __init__(self, model: weights.HostModel) -> None:
         """Raises `BadInput` for models that are not SD1, SD2 or SDXL."""
         self._model = model
-        self.architecture: Architecture = detect(weights.tensors(model), weights.hints(model))
+        self.architecture: Architecture = _described(model)
         self.table: LayerTable = layer_table(self.architecture)
         self.names = NameTable(self.table)
-        self.patcher = WeightPatcher(lambda: self.tensors, self.table)
+        self.patcher = WeightPatcher(
+            lambda: self.tensors, self.table, lambda: weight_file(model.sd_checkpoint_info.filename)
+        )
         self._versions: dict[str, int] = {}
+        self._record = self._seen = model.sd_checkpoint_info
+        self._fits = True
         self._borrower = 0  # thread that is inside `session`
 
     @property
@@ -84,19 +89,37 @@ class WebuiModel:
         live = self.tensors
         keys = {self.table.layers[name].key for network in wanted for name in network.adapters}
         self._versions = {key: live[key]._version for key in keys}
+        self._record = self._model.sd_checkpoint_info
         return report
+
+    def fits(self, model: weights.HostModel) -> bool:
+        """Whether this still describes `model`: the host loads other checkpoints into it, and may cut blocks away."""
+        if model.sd_checkpoint_info is not self._seen:
+            self._seen, self._fits = model.sd_checkpoint_info, False
+            self._fits = _described(model) == self.architecture
+        return self._fits
 
     def _notice_reload(self) -> None:
         """The host loads another checkpoint of the same build into the same tensors; their write counters tell."""
         if not self.patcher.state:
             return
         live = self.tensors
-        written = [live[key]._version != version for key, version in self._versions.items()]
-        if all(written):
+        written = [key for key, version in self._versions.items() if live[key]._version != version]
+        if written and len(written) == len(self._versions):
             self.patcher.forget()
-        elif any(written):
-            log.warning("Someone else changed %d weights while LoRAs were on; they are put back.", sum(written))
+        elif written and self._record is not self._model.sd_checkpoint_info:
+            self._keep_loaded({key: live[key] for key in written})
+        elif written:
+            log.warning("Someone else changed %d weights while LoRAs were on; they are put back.", len(written))
             self.patcher.clear()
+
+    def _keep_loaded(self, loaded: Mapping[str, torch.Tensor]) -> None:
+        """The new checkpoint holds only a part of the model (no text encoder, say); the rest stays, without LoRAs."""
+        with torch.no_grad():
+            copies = {key: tensor.detach().clone() for key, tensor in loaded.items()}
+            self.patcher.clear()
+            for key, copy in copies.items():
+                loaded[key].copy_(copy)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -151,6 +174,7 @@ class WebuiModel:
         self._notice_reload()
         before = dict(self.patcher.state)
         self.patcher.clear()
+        self.patcher.release()
         try:
             yield
         finally:
@@ -195,9 +219,13 @@ def current() -> WebuiModel:
 def of(model: weights.HostModel) -> WebuiModel:
     """The `WebuiModel` of a host model. Raises `BadInput` for models that are not SD1, SD2 or SDXL."""
     known: object = getattr(model, ATTRIBUTE, None)
-    if not isinstance(known, WebuiModel):
+    if not isinstance(known, WebuiModel) or not known.fits(model):
         if not all(hasattr(model, name) for name in NEEDED):
             raise BadInput(Problem("checkpoint", "this kind of model is not supported", "SD 1.x, SD 2.x or SDXL"))
         known = WebuiModel(model)
         setattr(model, ATTRIBUTE, known)
     return known
+
+
+def _described(model: weights.HostModel) -> Architecture:
+    return detect(weights.tensors(model), weights.hints(model))
