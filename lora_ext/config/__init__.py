@@ -5,7 +5,7 @@ the file format, the saved metadata and the docs are made from it. Names are uni
 be given flat: `--set rank=16`, `{"rank": 16}`. One file per section.
 """
 
-from lora_ext.config.data import DataConfig
+from lora_ext.config.data import DataConfig, DataSetConfig
 from lora_ext.config.declare import MOST_SEED, Setting, Value, setting
 from lora_ext.config.host import CheckpointConfig, GenerateConfig, PictureConfig, ServeConfig, UiConfig
 from lora_ext.config.loss import LossConfig
@@ -22,6 +22,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "DataSetConfig",
     "GenerateConfig",
     "LossConfig",
     "NetworkConfig",
