@@ -2,85 +2,122 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import os
-import re
 import threading
-import unicodedata
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_ext.adapters import Network
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats import NameTable, ReadResult, read_info, read_network
+from lora_ext.formats import NameTable, ReadResult
+from lora_ext.hosts import network_cache
+from lora_ext.hosts.file_hashes import Surveyor, hashes_of
+from lora_ext.hosts.file_memory import FileMemory
+from lora_ext.hosts.glance import Facts, glance
+from lora_ext.hosts.listing import Listed, Listing, look
+from lora_ext.hosts.name_index import NameIndex
+from lora_ext.hosts.network_cache import NetworkCache, file_state
 from lora_ext.hosts.prompt import WantedLora
 from lora_ext.patching import Strengths
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt")
-KEEP_BYTES = 2 << 30
-"""Memory for networks that no prompt asks for now, so that switching a tag on and off does not read its file again."""
-
-Stamp = tuple[int, int]  # size, mtime_ns
+READERS = 8  # headers read at once: a disk answers several as fast as one
+PORTION = 64
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    stamp: Stamp
-    result: ReadResult
-    bytes: int
+class View:
+    """The library at one moment. `number` grows with every look at the folders."""
+
+    number: int
+    listing: Listing
+    index: NameIndex
 
 
 class Library:
     """LoRA files of some folders and everything below them. Safe from any thread.
 
-    A name is a file's stem (`cat`), its path below its folder without suffix (`animals/cat`) or with it, the whole
-    path, or the name it calls itself (`ss_output_name`). All are only looked up in the listing: `../` leads nowhere.
+    A name is a file's stem (`cat`), its path below its folder without ending (`animals/cat`) or with it, the whole
+    path, or the name it calls itself (`ss_output_name`).
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        memory: FileMemory | None = None,
+        *,
+        keep_bytes: Callable[[], int] | None = None,
+        busy: Callable[[], bool] = lambda: False,
+        hashing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`memory` keeps what is known of files; `keep_bytes` bounds networks kept beside those in use.
+
+        With `hashing`, hashes are found out in a thread of its own whenever the host is not `busy`.
+        """
         self.folders = tuple(folders)
+        self.memory = memory or FileMemory()
+        self.surveyor = Surveyor(self.memory, busy, hashing)
         self._lock = threading.RLock()
-        self._names: dict[str, list[Path]] | None = None
-        self._aliases: dict[Path, tuple[Stamp, str]] = {}
-        self._hashes: dict[Path, tuple[Stamp, str]] = {}
-        self._table: NameTable | None = None
-        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()
+        self._looking = threading.Lock()
+        self._view: View | None = None
+        self._in_use: frozenset[Path] = frozenset()
+        self._cache = NetworkCache(keep_bytes or (lambda: network_cache.KEEP_BYTES))
+
+    @property
+    def view(self) -> View:
+        """The newest look at the folders; the first call looks."""
+        return self._view or self._look()
 
     def find(self, name: str) -> Path:
         """The file of that name. Raises `BadInput` when there is none, or more than one."""
-        with self._lock:
-            found = self._look(name)
-            if not found or not all(path.is_file() for path in found):
-                self.refresh()
-                found = self._look(name) or self._by_alias(name)
-            if not found:
-                raise BadInput(self._unknown(name))
-            if len(found) > 1:
-                raise BadInput(self._ambiguous(name, found))
-            return found[0]
+        index = self.view.index
+        found = index.look(name)
+        if not found or not all(Path(file.path).is_file() for file in found):
+            found = found or index.by_alias(name)
+            if not found or any(_changed(file) for file in found):
+                index = self._look().index
+                found = index.look(name) or index.by_alias(name)
+        if not found:
+            raise BadInput(index.unknown(name, self.folders))
+        if len(found) > 1:
+            raise BadInput(index.ambiguous(name, found))
+        return Path(found[0].path)
 
     def knows(self, name: str) -> bool:
-        """Whether the listing has this name; asks no disk and knows no aliases."""
-        with self._lock:
-            return bool(self._look(name))
+        """Whether the listing has this name or alias; asks no disk."""
+        index = self.view.index
+        return bool(index.look(name) or index.by_alias(name))
 
     def load(self, name: str, names: NameTable) -> ReadResult:
         """Read a network for a model; kept until the file changes. Raises `BadInput`."""
         with self._lock:
-            return self._read(self.find(name), names)
+            result = self._cache.read(self.find(name), names)
+            self._cache.trim(self._in_use, names)
+            return result
 
     def hash(self, name: str) -> str:
         """The hash hosts know the file by: `sshs_model_hash`, else sha256 of what follows the header (.pt: of all)."""
-        with self._lock:
-            path = self.find(name)
-            stamp = _stamp(path)
-            known = self._hashes.get(path)
-            if known is None or known[0] != stamp:
-                known = self._hashes[path] = stamp, _hash(path)
-            return known[1]
+        return self.hash_of(self.find(name))
+
+    def hash_of(self, path: Path) -> str:
+        """The same for a file of the listing; empty when it cannot be read."""
+        written = glance(str(path)).hash
+        found = None if written else hashes_of(path, self.memory)
+        return written or (found.data if found else "")
+
+    def known_hash(self, file: Listed) -> str:
+        """The same as far as it is known without reading the file whole; else empty."""
+        found = self.memory.hashes(file.path, file.stamp)
+        return self.facts(file).hash or (found.data if found else "")
+
+    def facts(self, file: Listed) -> Facts:
+        """What is known of a listed file."""
+        return self.memory.facts(file.path, file.stamp) or Facts()
+
+    def by_hash(self, digits: str) -> list[Listed]:
+        """Files whose hash begins with these hex digits (at least 8), as far as hashes are known."""
+        wanted = digits.lower()
+        return [f for f in self.view.listing.files if len(wanted) >= 8 and self.known_hash(f).startswith(wanted)]
 
     def resolve(
         self, wanted: Sequence[WantedLora], names: NameTable
@@ -92,50 +129,34 @@ class Library:
             networks: dict[Network, Strengths] = {}
             for path, strengths in sums.items():
                 try:
-                    result = self._read(path, names)
+                    result = self._cache.read(path, names)
                 except BadInput as e:
                     problems += e.problems
                     continue
                 problems += _unmatched(path, result)
                 if strengths != Strengths(0.0, 0.0):
                     networks[result.network] = strengths
-            self._trim({path for path in sums})
+            self._in_use = frozenset(sums)
+            self._cache.trim(self._in_use, names)
             return networks, tuple(problems)
 
     def refresh(self) -> None:
         """Look at the folders again."""
-        with self._lock:
-            self._names = {}
-            for folder in self.folders:
-                for path in _files(folder):
-                    for name in _names_of(path, folder):
-                        self._names.setdefault(_normal(name), []).append(path)
+        self._look()
 
-    def _look(self, name: str) -> list[Path]:
-        if self._names is None:
-            self.refresh()
-        assert self._names is not None
-        wanted = _normal(name.replace("\\", "/"))
-        # a path, `cat` of the top folder too, is more exact than a stem that may be anywhere
-        return self._names.get(wanted) or self._names.get(f"*/{wanted}") or []
-
-    def _by_alias(self, name: str) -> list[Path]:
-        paths = {path for found in (self._names or {}).values() for path in found}
-        return sorted(path for path in paths if name and _normal(self._alias(path)) == _normal(name))
-
-    def _alias(self, path: Path) -> str:
-        """What a file calls itself, from its header; empty when it does not say or cannot be read."""
-        if path.suffix.lower() != ".safetensors":
-            return ""
-        try:
-            stamp = _stamp(path)
-            known = self._aliases.get(path)
-            if known is None or known[0] != stamp:
-                known = stamp, read_info(path).metadata.get("ss_output_name", "")
-                self._aliases[path] = known
-        except BadInput:
-            return ""  # reported when a prompt asks for the file by its own name
-        return known[1]
+    def _look(self) -> View:
+        """Only files that are new or have changed are opened."""
+        with self._looking:
+            listing = look(self.folders)
+            known = [(file, self.memory.facts(file.path, file.stamp)) for file in listing.files]
+            new = list(_glances([file for file, facts in known if facts is None]))
+            self.memory.keep_facts(new)
+            facts = {file.path: found for file, found in (*known, *new) if found is not None}
+            self.memory.forget_all_but(set(facts))
+            number = self._view.number + 1 if self._view else 1
+            self._view = View(number, listing, NameIndex(listing.files, facts))
+            self.surveyor.begin((file, facts[file.path]) for file in listing.files)
+            return self._view
 
     def _sums(self, wanted: Sequence[WantedLora], problems: list[Problem]) -> dict[Path, Strengths]:
         sums: dict[Path, Strengths] = {}
@@ -151,97 +172,24 @@ class Library:
             sums[path] = Strengths(before.unet + one.strengths.unet, before.text + one.strengths.text)
         return sums
 
-    def _read(self, path: Path, names: NameTable) -> ReadResult:
-        if self._table is not names:  # another model: its layers may have other shapes
-            self._loaded.clear()
-            self._table = names
-        stamp = _stamp(path)
-        known = self._loaded.get(path)
-        if known is None or known.stamp != stamp:
-            result = read_network(path, names, path.stem)
-            size = sum(p.numel() * p.element_size() for p in result.network.parameters())
-            known = self._loaded[path] = _Loaded(stamp, result, size)
-        self._loaded.move_to_end(path)
-        return known.result
 
-    def _trim(self, in_use: set[Path]) -> None:
-        spare = [path for path in self._loaded if path not in in_use]
-        total = sum(self._loaded[path].bytes for path in spare)
-        for path in spare:  # longest unused first
-            if total <= KEEP_BYTES:
-                break
-            total -= self._loaded.pop(path).bytes
-
-    def _unknown(self, name: str) -> Problem:
-        if not self.folders:
-            return Problem(name, "there is no LoRA of this name, as no LoRA folder is known")
-        stems = (key.removeprefix("*/") for key in self._names or {} if key.startswith("*/"))
-        known = {stem.casefold(): stem for stem in stems}
-        near = difflib.get_close_matches(_normal(name).casefold(), known, n=1)
-        places = ", ".join(str(folder.absolute()) for folder in self.folders)
-        fix = f"Did you mean {known[near[0]]}?" if near else f"Looked in {places}."
-        return Problem(name, "there is no LoRA of this name", fix=fix)
-
-    def _ambiguous(self, name: str, found: Sequence[Path]) -> Problem:
-        ways = ", ".join(sorted(self._shortest(path) for path in found))
-        return Problem(name, "more than one LoRA has this name", fix=f"Write one of: {ways}.")
-
-    def _shortest(self, path: Path) -> str:
-        """The shortest name that means this file alone; with two folders that hold the same path, the path itself."""
-        folder = next(f for f in self.folders if path.is_relative_to(f))
-        relative = path.relative_to(folder)
-        for name in (relative.with_suffix("").as_posix(), relative.as_posix()):
-            if self._look(name) == [path]:
-                return name
-        return path.as_posix()
+def _glances(files: Sequence[Listed]) -> Iterator[tuple[Listed, Facts]]:
+    portions = [files[at : at + PORTION] for at in range(0, len(files), PORTION)]
+    if len(portions) < 2:
+        yield from ((file, glance(file.path)) for file in files)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        for portion in pool.map(lambda some: [(file, glance(file.path)) for file in some], portions):
+            yield from portion
 
 
-def _names_of(path: Path, folder: Path) -> set[str]:
-    relative = path.relative_to(folder)
-    return {relative.as_posix(), relative.with_suffix("").as_posix(), path.as_posix(), f"*/{path.stem}"}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """LoRA files below a folder, sorted; links are followed, but no folder is entered twice."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(place, name)
-
-
-def _normal(name: str) -> str:
-    """One spelling of accents: macOS writes them apart, keyboards together."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _stamp(path: Path) -> Stamp:
+def _changed(file: Listed) -> bool:
+    """Whether the file is another one than was listed, which may call itself otherwise, or gone."""
     try:
-        stat = path.stat()
-    except OSError as e:
-        raise BadInput(Problem(path.name, f"the file cannot be read: {e.strerror or e}", got=str(path))) from e
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _hash(path: Path) -> str:
-    safe = path.suffix.lower() == ".safetensors"
-    if safe:
-        written = read_info(path).model_hash
-        if re.fullmatch("[0-9a-fA-F]{12,64}", written):
-            return written
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if safe:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-        for block in iter(lambda: file.read(1 << 22), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        size, mtime, _ = file_state(Path(file.path))
+    except BadInput:
+        return True
+    return file.stamp != (size, mtime)
 
 
 def _unmatched(path: Path, result: ReadResult) -> list[Problem]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from lora_ext.errors import BadInput
 from lora_ext.formats import NameTable
-from lora_ext.hosts import library as room
+from lora_ext.hosts import network_cache
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import WantedLora
 from lora_ext.model import detect, layer_table
@@ -159,7 +159,7 @@ def test_memory_is_bounded(tmp_path: Path, names: NameTable, monkeypatch: pytest
     library = Library([tmp_path])
     for n in range(4):
         put(tmp_path / f"{n}.safetensors", seed=n)
-    monkeypatch.setattr(room, "KEEP_BYTES", 2500)  # two of 1 KiB and something
+    monkeypatch.setattr(network_cache, "KEEP_BYTES", 2500)  # two of 1 KiB and something
     kept = {n: library.resolve(wanted((str(n), 1)), names) for n in range(4)}
     assert library.load("3", names).network in kept[3][0]
     assert library.load("0", names).network not in kept[0][0]
