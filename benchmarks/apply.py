@@ -1,20 +1,24 @@
 """LoRAs into SD1.5's UNet: ours, diffusers' `fuse_lora`, and a plain copy of the touched weights, turn by turn.
 
 `python -m benchmarks.apply [--json] [--device cuda] …`. Random weights in the real shapes; kohya files of rank 32 over
-the 192 layers that kohya's trainer touches. Medians of wall time in one process. Three pieces of work are timed:
+the 192 layers that kohya's trainer touches. Medians in one process. Four pieces of work are timed:
 
 - *from files*: ours `read_network`, `WeightPatcher.apply`; diffusers `load_lora_weights`, `set_adapters`, `fuse_lora`.
-- *weights only*: the part of that after loading: `apply`, making the copies of the originals included, against
-  `set_adapters` and `fuse_lora`, which keep no originals.
+- *weights only*: the part of that after loading: `apply` against `set_adapters` and `fuse_lora`. Ours makes sure of the
+  originals in it, which the peer does not keep: the model comes from a checkpoint file, as every model does; they are
+  compared with the file, and nothing is copied.
+- *weights only, copies*: the same without such a file: the originals are copied, into memory that is used again.
 - *other strengths*: from merged to merged: ours `apply`; diffusers `unfuse_lora`, `set_adapters`, `fuse_lora`.
 
-The limit is `copy_` of the touched weights: each read and written once.
+The limit is `copy_` of the touched weights (each read and written once) and the bare float32 products of these ranks,
+by `torch.mm` into memory that is there already: exact sums cannot be had for less arithmetic.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import tempfile
@@ -28,11 +32,13 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.report import Row, show
 from lora_ext.adapters import LoraAdapter, Network
 from lora_ext.formats import NameTable, read_network, write_network
+from lora_ext.hosts.weight_file import weight_file
 from lora_ext.layers import Layer
 from lora_ext.model import Architecture, TextShape, UNetShape, VaeShape, default_targets, layer_table
 from lora_ext.patching import Strengths, WeightPatcher
@@ -40,6 +46,7 @@ from lora_ext.patching import Strengths, WeightPatcher
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 RANK = 32
 FIRST, SECOND = (0.7, 0.5, 0.9), (0.6, 0.8, 0.4)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 SD15 = Architecture(
     family="sd1",
@@ -73,22 +80,41 @@ class Pipe(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
 @dataclass(frozen=True)
 class Case:
-    """One model, its touched weights by checkpoint key (the UNet's own storage), and LoRA files for it."""
+    """One model, its touched weights by checkpoint key (the UNet's own storage) and in a file, and LoRAs for it."""
 
     pipe: Pipe
     live: dict[str, Tensor]
+    checkpoint: Path
     names: NameTable
     files: list[Path]
+
+
+class Bench(NamedTuple):
+    """Where and how it is measured."""
+
+    device: torch.device
+    repeats: int
+    clock: Callable[[], float]
+
+    def timed(self, work: Callable[[], object]) -> float:
+        """Seconds of one piece of work."""
+        _wait(self.device)
+        start = self.clock()
+        work()
+        _wait(self.device)
+        return self.clock() - start
 
 
 class Times(NamedTuple):
     """Seconds of one turn."""
 
-    limit: float
+    copy: float
+    products: float
     ours_read: float
     ours_apply: float
     ours_again: float
     ours_clear: float
+    ours_copied: float
     peer_load: float
     peer_fuse: float
     peer_again: float
@@ -98,6 +124,7 @@ def main() -> None:
     """Run every case and print the rows."""
     options = _options()
     device = torch.device(options.device)
+    bench = Bench(device, options.repeats, CLOCKS[options.clock])
     if options.threads:
         torch.set_num_threads(options.threads)
     rows: list[Row] = []
@@ -106,7 +133,7 @@ def main() -> None:
         for dtype in options.dtypes:
             case = _case(DTYPES[dtype], device, Path(folder), max(options.counts))
             for count in options.counts:
-                more, note = _compare(case, count, device, options.repeats, dtype)
+                more, note = _compare(case, count, bench, dtype)
                 rows += more
                 notes.append(note)
                 for row in more:
@@ -121,6 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--repeats", type=int, default=3, help="turns each side takes; medians are shown")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 1 is the fairest on a busy machine")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="of the model's weights")
     parser.add_argument("--counts", nargs="+", type=int, choices=(1, 2, 3), default=[1, 3], help="LoRAs at once")
@@ -139,7 +167,16 @@ def _case(dtype: torch.dtype, device: torch.device, folder: Path, networks: int)
     for weight in live.values():  # the other layers are never read, so their memory is never touched
         weight.normal_(0, 0.03)
     names = NameTable(table)
-    return Case(Pipe(unet), live, names, [_file(folder, layers, names, seed) for seed in range(networks)])
+    return Case(
+        Pipe(unet), live, _checkpoint(folder, live), names, [_file(folder, layers, names, i) for i in range(networks)]
+    )
+
+
+def _checkpoint(folder: Path, live: dict[str, Tensor]) -> Path:
+    path = folder / "checkpoint.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in live.items()}, path)
+    os.utime(path, (0, 0))  # a file written a moment ago would not be believed
+    return path
 
 
 def _file(folder: Path, layers: list[Layer], names: NameTable, seed: int) -> Path:
@@ -154,37 +191,64 @@ def _file(folder: Path, layers: list[Layer], names: NameTable, seed: int) -> Pat
     return path
 
 
-def _compare(case: Case, count: int, device: torch.device, repeats: int, kind: str) -> tuple[list[Row], str]:
+def _compare(case: Case, count: int, bench: Bench, kind: str) -> tuple[list[Row], str]:
     original = {key: tensor.clone() for key, tensor in case.live.items()}
-    patcher = WeightPatcher(lambda: case.live, case.names.table)
+    patcher = WeightPatcher(lambda: case.live, case.names.table, lambda: weight_file(case.checkpoint))
+    copying = WeightPatcher(lambda: case.live, case.names.table)
     turns: list[Times] = []
-    exact, residual, kept = True, 0.0, 0
-    for _ in range(repeats + 1):
-        limit = _timed(device, lambda: _copy(case.live, original))
-        ours = _ours(case, patcher, count, device)
-        kept = patcher.originals_bytes
-        clear = _timed(device, patcher.clear)
+    exact, residual, kept, copied = True, 0.0, 0, 0
+    for _ in range(bench.repeats + 1):
+        limit = bench.timed(lambda: _copy(case.live, original)), _products(case, count, bench)
+        networks, *ours = _ours(case, patcher, count, bench)
+        kept = max(kept, patcher.originals_bytes)
+        clear = bench.timed(patcher.clear)
+        copies = bench.timed(lambda: _apply(copying, networks, FIRST))  # noqa: B023 - called at once
+        copied = max(copied, copying.originals_bytes)
+        copying.clear()
         exact &= all(torch.equal(_bits(case.live[key]), _bits(original[key])) for key in original)
-        peer = _peer(case, count, device)
+        peer = _peer(case, count, bench)
         residual = max(float((case.live[key] - original[key]).abs().max()) for key in original)
         _copy(case.live, original)
-        turns.append(Times(limit, *ours, clear, *peer))
+        turns.append(Times(*limit, *ours, clear, copies, *peer))
     # the first turn warms up and does not count
     t = Times(*(statistics.median(times) for times in zip(*turns[1:], strict=True)))
     note = (
         f"{kind}, {count} LoRA: clear takes {t.ours_clear:.4g} s and is {'bitwise' if exact else 'NOT BITWISE'}; "
-        f"copies of originals {kept / 1e6:.0f} MB; diffusers' unfuse leaves errors up to {residual:.1e}"
+        f"memory for originals {kept / 1e6:.0f} MB, as copies {copied / 1e6:.0f} MB; the first application as copies, into "
+        f"fresh memory, {turns[0].ours_copied:.4g} s; limit: copy {t.copy:.4g} s and products {t.products:.4g} s; "
+        f"diffusers' unfuse leaves errors up to {residual:.1e}"
     )
-    work = f"{count} LoRA, SD1.5 UNet, {kind}"
+    work, limit = f"{count} LoRA, SD1.5 UNet, {kind}", t.copy + t.products
     peer_name = f"diffusers {diffusers.__version__}"
     return [
-        Row(f"{work}, from files", t.ours_read + t.ours_apply, t.peer_load + t.peer_fuse, peer_name, t.limit, "s"),
-        Row(f"{work}, weights only", t.ours_apply, t.peer_fuse, peer_name, t.limit, "s"),
-        Row(f"{work}, other strengths", t.ours_again, t.peer_again, peer_name, t.limit, "s"),
+        Row(f"{work}, from files", t.ours_read + t.ours_apply, t.peer_load + t.peer_fuse, peer_name, limit, "s"),
+        Row(f"{work}, weights only", t.ours_apply, t.peer_fuse, peer_name, limit, "s"),
+        Row(f"{work}, weights only, copies", t.ours_copied, t.peer_fuse, peer_name, limit, "s"),
+        Row(f"{work}, other strengths", t.ours_again, t.peer_again, peer_name, limit, "s"),
     ], note
 
 
-def _ours(case: Case, patcher: WeightPatcher, count: int, device: torch.device) -> tuple[float, float, float]:
+def _products(case: Case, count: int, bench: Bench) -> float:
+    """Seconds of the bare products; factors and results lie in memory that is there already."""
+    sizes = {(t.shape[0], t[0].numel()) for t in case.live.values()}
+    factors = {
+        (rows, columns): (
+            torch.randn(rows, RANK * count, device=bench.device),
+            torch.randn(RANK * count, columns, device=bench.device),
+            torch.zeros(rows, columns, device=bench.device),
+        )
+        for rows, columns in sizes
+    }
+
+    def multiply() -> None:
+        for tensor in case.live.values():
+            up, down, out = factors[tensor.shape[0], tensor[0].numel()]
+            torch.mm(up, down, out=out)
+
+    return bench.timed(multiply)
+
+
+def _ours(case: Case, patcher: WeightPatcher, count: int, bench: Bench) -> tuple[list[Network], float, float, float]:
     """Seconds to read, to apply, and to apply other strengths. On a card the adapters stay where they are applied."""
     networks: list[Network] = []
 
@@ -192,16 +256,22 @@ def _ours(case: Case, patcher: WeightPatcher, count: int, device: torch.device) 
         for path in case.files[:count]:
             network = read_network(path, case.names).network
             for adapter in network.adapters.values():
-                adapter.to(device)
+                adapter.to(bench.device)
             networks.append(network)
 
-    def apply(strengths: tuple[float, ...]) -> None:
-        patcher.apply({n: Strengths(s) for n, s in zip(networks, strengths, strict=False)})
+    times = (
+        bench.timed(read),
+        bench.timed(lambda: _apply(patcher, networks, FIRST)),
+        bench.timed(lambda: _apply(patcher, networks, SECOND)),
+    )
+    return networks, *times
 
-    return _timed(device, read), _timed(device, lambda: apply(FIRST)), _timed(device, lambda: apply(SECOND))
+
+def _apply(patcher: WeightPatcher, networks: list[Network], strengths: tuple[float, ...]) -> None:
+    patcher.apply({n: Strengths(s) for n, s in zip(networks, strengths, strict=False)})
 
 
-def _peer(case: Case, count: int, device: torch.device) -> tuple[float, float, float]:
+def _peer(case: Case, count: int, bench: Bench) -> tuple[float, float, float]:
     """The same by diffusers; leaves the UNet without adapters and its weights as `unfuse_lora` leaves them."""
     pipe, names = case.pipe, [path.stem for path in case.files[:count]]
 
@@ -217,7 +287,7 @@ def _peer(case: Case, count: int, device: torch.device) -> tuple[float, float, f
         pipe.unfuse_lora(components=["unet"])
         fuse(SECOND)
 
-    times = _timed(device, load), _timed(device, lambda: fuse(FIRST)), _timed(device, refuse)
+    times = bench.timed(load), bench.timed(lambda: fuse(FIRST)), bench.timed(refuse)
     pipe.unfuse_lora(components=["unet"])
     pipe.unload_lora_weights()
     gc.collect()
@@ -231,14 +301,6 @@ def _copy(live: dict[str, Tensor], source: dict[str, Tensor]) -> None:
 
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.uint8)
-
-
-def _timed(device: torch.device, work: Callable[[], object]) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

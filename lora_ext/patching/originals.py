@@ -12,7 +12,7 @@ from torch import Tensor
 from lora_ext.layers import Layer, LayerName
 from lora_ext.patching.pool import Pool
 from lora_ext.patching.stored import Stored, stored
-from lora_ext.patching.weight_file import OpenFile, WeightFile
+from lora_ext.patching.weight_file import MappedFile, WeightFile
 
 
 class Original(Protocol):
@@ -55,7 +55,7 @@ class Originals:
         """`file` is asked for the loaded checkpoint when the first layer is touched."""
         self._find = file
         self._kept: dict[LayerName, Original] = {}
-        self._open: OpenFile | None = None
+        self._open: MappedFile | None = None
         self._asked = False
         self._pool = Pool()
 
@@ -77,9 +77,7 @@ class Originals:
 
     def put_back(self, name: LayerName, weight: Tensor) -> None:
         """Write W0 into `weight` and forget it. Raises `BadInput` if it is lost."""
-        original = self._kept[name]
-        _check(original)
-        original.copy_rows(0, weight.shape[0], weight)
+        self._kept[name].copy_rows(0, weight.shape[0], weight)
         self.drop(name)
 
     def drop(self, name: LayerName) -> None:
@@ -102,8 +100,8 @@ class Originals:
 
     def check(self) -> None:
         """Raise `BadInput` if the file that holds some of them was written into."""
-        for original in self._kept.values():
-            _check(original)
+        if any(isinstance(original, Stored) for original in self._kept.values()) and self._open is not None:
+            self._open.check()
 
     @property
     def bytes(self) -> int:
@@ -123,12 +121,12 @@ class Originals:
         return found or self._copied(weight)
 
     def _copied(self, weight: Tensor) -> Copied:
-        locked = page_locked(weight) if weight.device.type == "cuda" else None
+        locked = page_locked(weight) if on_cuda(weight) else None
         if locked is not None:
             return Copied(locked.copy_(weight))
         return Copied(self._pool.take(weight).copy_(weight), pooled=True)
 
-    def _file(self) -> OpenFile | None:
+    def _file(self) -> MappedFile | None:
         if not self._asked:
             self._asked = True
             found = self._find()
@@ -141,15 +139,10 @@ class Originals:
         self._open, self._asked = None, False
 
 
-def _check(original: Original) -> None:
-    if isinstance(original, Stored) and not original.file.intact:
-        raise original.file.lost("it was written to")
-
-
-def _opened(file: WeightFile) -> OpenFile | None:
+def _opened(file: WeightFile) -> MappedFile | None:
     try:
-        opened = OpenFile(file)
-    except OSError:
+        opened = MappedFile(file)
+    except (OSError, ValueError):  # ValueError: nothing in it to map
         return None
     if opened.intact and opened.settled:
         return opened
@@ -167,6 +160,11 @@ def fits_on_device(weight: Tensor) -> bool:
     # what torch has reserved and not handed out is free for us too
     spare = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
     return roomy(weight.numel() * weight.element_size(), free + spare, total)
+
+
+def on_cuda(weight: Tensor) -> bool:
+    """Whether a card that reads page-locked memory by itself holds the weight."""
+    return weight.device.type == "cuda"
 
 
 def roomy(wanted: int, free: int, total: int) -> bool:

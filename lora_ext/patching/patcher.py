@@ -105,16 +105,27 @@ class WeightPatcher:
         stamps = {name: tuple(part.stamp() for part in recipe) for name, recipe in plan.items()}
         weights = self._weights(set(plan) | set(self._stamps))
         changed = [name for name in weights if stamps.get(name) != self._stamps.get(name)]
-        if changed:
-            self._originals.check()
+        if not changed:
+            return self._done(wanted, stamps, start)
+        self._originals.check()
         with exact_float32():
             try:
                 restored = self._write(changed, plan, weights)
             except BaseException:
                 self._put_back(weights)
                 raise
+        return self._done(wanted, stamps, start, len(changed), restored)
+
+    def _done(
+        self,
+        wanted: Mapping[Network, Strengths],
+        stamps: dict[LayerName, Stamp],
+        start: float,
+        written: int = 0,
+        restored: int = 0,
+    ) -> ApplyReport:
         self._stamps, self._held, self._state = stamps, list(wanted), dict(wanted)
-        return ApplyReport(len(changed), restored, time.perf_counter() - start, self.originals_bytes)
+        return ApplyReport(written, restored, time.perf_counter() - start, self.originals_bytes)
 
     def _weights(self, names: Iterable[LayerName]) -> dict[LayerName, Tensor]:
         """Live weights of `names`, in an order that does not vary. Raises `BadInput` before anything is written."""

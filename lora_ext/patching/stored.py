@@ -8,71 +8,66 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lora_ext.errors import BadInput
 from lora_ext.layers import Layer
-from lora_ext.patching.weight_file import READ_AT_ONCE, OpenFile
+from lora_ext.patching.weight_file import MappedFile
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes whose conversions round to nearest even on every device, so that converting again gives the same bits."""
 
-SAME_SIZE = {2: torch.int16, 4: torch.int32}
+AT_ONCE = 1 << 20
+"""Weights compared or converted at a time."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """W0 in a file: rows of `row` numbers from byte `begin` on, converted to the live weight's `dtype`."""
+    """W0 as the file's `tensor`, converted to the live weight's `dtype`."""
 
-    file: OpenFile
-    begin: int
-    row: int
-    stored: torch.dtype
+    file: MappedFile
+    tensor: Tensor
     dtype: torch.dtype
     bytes: int = 0
 
     def copy_rows(self, start: int, stop: int, out: Tensor) -> None:
-        """See `Original`. Straight into `out` where that takes the bytes as they are, else piece by piece."""
-        begin = self.begin + start * self.row * self.stored.itemsize
-        if out.device.type == "cpu" and out.is_contiguous() and out.dtype == self.stored == self.dtype:
-            self.file.read_into(begin, out)
-            out[:0].zero_()  # counts as a change for whoever watches the tensor's version
+        """See `Original`."""
+        self.file.check()
+        if self.dtype in {self.tensor.dtype, torch.float32}:
+            out.copy_(self.tensor[start:stop])
             return
         step = self._rows_at_once()
-        for first in range(0, stop - start, step):
-            last = min(first + step, stop - start)
-            out[first:last].copy_(self._piece(start + first, start + last).view(out[first:last].shape))
+        for first in range(start, stop, step):
+            rows = self.tensor[first : min(first + step, stop)].to(self.dtype)
+            out[first - start : first - start + len(rows)].copy_(rows)
 
     def equals(self, weight: Tensor) -> bool:
-        """Whether the file's bits, converted, are those of `weight`."""
-        kind = SAME_SIZE[weight.element_size()]
+        """Whether the file's bits, converted, are those of `weight`. False too if the file is written to meanwhile."""
         step = self._rows_at_once()
         for start in range(0, weight.shape[0], step):
-            live = weight[start : start + step]
-            piece = self._piece(start, start + len(live)).view(live.shape)
-            if not torch.equal(piece.view(kind), live.cpu().contiguous().view(kind)):
+            if not self.file.intact:
                 return False
-        return True
+            live = weight[start : start + step]
+            if not _same_bits(self.tensor[start : start + step].to(self.dtype), live.cpu().contiguous()):
+                return False
+        return self.file.intact
 
     def _rows_at_once(self) -> int:
-        return max(1, READ_AT_ONCE // max(1, self.row * self.stored.itemsize))
-
-    def _piece(self, start: int, stop: int) -> Tensor:
-        """Rows as the live dtype, flat, on the CPU."""
-        raw = self.file.scratch((stop - start) * self.row * self.stored.itemsize)
-        self.file.read_into(self.begin + start * self.row * self.stored.itemsize, raw)
-        return raw.view(self.stored).to(self.dtype)
+        return max(1, AT_ONCE // math.prod(self.tensor.shape[1:]))
 
 
-def stored(file: OpenFile, layer: Layer, weight: Tensor) -> Stored | None:
+def stored(file: MappedFile, layer: Layer, weight: Tensor) -> Stored | None:
     """Where the file holds exactly what `weight` holds now, or None on any doubt."""
-    slot = file.slots.get(layer.key)
-    if slot is None or {slot.dtype, weight.dtype} - set(FLOATS):
+    whole = file.tensor(layer.key)
+    if whole is None or not {whole.dtype, weight.dtype} <= set(FLOATS):
         return None
-    first, last = layer.rows or (0, slot.shape[0] if slot.shape else 0)
-    if (last - first, *slot.shape[1:]) != tuple(weight.shape) or last > slot.shape[0]:
+    tensor = layer.view(whole)
+    if tensor.shape != weight.shape:
         return None
-    row = math.prod(slot.shape[1:])
-    found = Stored(file, slot.begin + first * row * slot.dtype.itemsize, row, slot.dtype, weight.dtype)
-    try:
-        return found if found.equals(weight.detach()) and file.intact else None
-    except BadInput:  # unreadable is a doubt like any other
-        return None
+    found = Stored(file, tensor, weight.dtype)
+    return found if found.equals(weight) else None
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Bitwise, so that -0 is not 0 and a NaN is itself. Eight bytes at a time are compared fastest."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    wide = a.numel() * a.element_size() % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
+    kind = torch.int64 if wide else torch.uint8
+    return torch.equal(a.view(kind), b.view(kind))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import time
 from collections.abc import Mapping
@@ -17,9 +19,6 @@ from lora_ext.errors import BadInput, Problem
 
 SETTLED = 2.0
 """Seconds a file must have been left alone: clocks of file systems are coarse, a second write may show no new time."""
-
-READ_AT_ONCE = 1 << 20
-"""Bytes read at a time where they are converted or compared: what a core's own cache holds."""
 
 
 class Identity(NamedTuple):
@@ -48,19 +47,24 @@ class WeightFile:
     slots: Mapping[str, Slot]
 
 
-class OpenFile:
-    """An open `WeightFile`.
+class MappedFile:
+    """An open `WeightFile`, mapped: its pages are the system's cache of the file, not memory of ours.
 
     Kept open it stays readable when it is deleted or another one is put in its place; only someone who writes into it
-    can spoil it, which `intact` tells.
+    can spoil it, which `intact` tells. Ask before each use: who touches what was cut off the file is killed.
     """
 
     def __init__(self, file: WeightFile) -> None:
-        """Raises `OSError`. `intact` is False at once when it is not the file the slots were read from."""
+        """Raises `OSError` or `ValueError`. `intact` is False at once when it is not the file of the slots."""
         self.path, self.slots = file.path, file.slots
         self._identity = file.identity
         self._file = FileIO(file.path)
-        self._scratch = torch.empty(READ_AT_ONCE, dtype=torch.uint8)
+        try:
+            # a private mapping may be handed to torch as writable; nothing here writes to it
+            self._bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def intact(self) -> bool:
@@ -75,32 +79,24 @@ class OpenFile:
         """Whether its last change is long enough ago for a further one to show."""
         return time.time() - self._identity.mtime_ns / 1e9 > SETTLED
 
-    def read_into(self, begin: int, out: Tensor) -> None:
-        """Fill `out` (contiguous, on the CPU) with the bytes from `begin` on. Raises `BadInput` if they are gone."""
-        target = out.detach().reshape(-1).view(torch.uint8).numpy().data
-        try:
-            self._file.seek(begin)
-            while target:
-                count = self._file.readinto(target)
-                if not count:
-                    raise self.lost("it ends too early")
-                target = target[count:]
-        except OSError as e:
-            raise self.lost(str(e)[:200]) from None
+    def tensor(self, key: str) -> Tensor | None:
+        """The tensor's bytes where they lie in the file, or None if it has none that can be used there."""
+        slot = self.slots.get(key)
+        count = math.prod(slot.shape) if slot else 0
+        if slot is None or not count or slot.begin % slot.dtype.itemsize:
+            return None
+        if slot.begin + count * slot.dtype.itemsize > len(self._bytes):
+            return None
+        return torch.frombuffer(self._bytes, dtype=slot.dtype, count=count, offset=slot.begin).view(slot.shape)
 
-    def scratch(self, bytes_: int) -> Tensor:
-        """uint8 [bytes_], overwritten by the next caller."""
-        if self._scratch.numel() < bytes_:
-            self._scratch = torch.empty(bytes_, dtype=torch.uint8)
-        return self._scratch[:bytes_]
-
-    def lost(self, why: str) -> BadInput:
-        """What to say when weights cannot be put back."""
-        what = "the checkpoint file was changed or cannot be read while LoRAs were on, so they cannot be taken out"
-        return BadInput(Problem(os.fspath(self.path), what, "the file as it was", why, "Load the checkpoint again."))
+    def check(self) -> None:
+        """Raise `BadInput` unless `intact`."""
+        if not self.intact:
+            what = "the checkpoint file was written to while LoRAs were on, so they cannot be taken out of the weights"
+            raise BadInput(Problem(os.fspath(self.path), what, "the file as it was", fix="Load the checkpoint again."))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the file. The mapping goes with the last tensor over it."""
         self._file.close()
 
 
