@@ -56,7 +56,8 @@ class PissaAdapter(LoraAdapter):
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW in the shape of `base`, whose values are not looked at."""
-        return super().delta(base) - self._start().delta(base)
+        own = super().factors()  # not `delta`, which would ask for the factors of both
+        return (own.up @ own.down).reshape(base.shape) - self._start().delta(base)
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """ΔW on the layer's input, by four small products."""
