@@ -87,7 +87,7 @@ class DataSetConfig:
     keep_separator: str = setting(
         "",
         "Separator of kept tags",
-        "Tags before this mark in a caption are kept in front, such as `|||`; tags after a second mark stay at the end.",
+        "Tags before this mark in a caption are kept in front, such as `|||`; those after a second mark stay last.",
         expert=True,
     )
     tag_separator: str = setting(",", "Tag separator", "What stands between the tags of a caption.", expert=True)
@@ -131,14 +131,14 @@ class DataSetConfig:
     crop: str = setting(
         "centre",
         "Cutting",
-        "Which part is kept of a picture that does not fit its bucket. none: the picture is stretched a little instead.",
+        "Which part is kept of a picture that does not fit its bucket. none: it is stretched a little instead.",
         choices=("centre", "random", "none"),
         expert=True,
     )
     upscale_limit: float = setting(
         0.0,
         "Upscaling limit",
-        "Small pictures are scaled up by at most this factor and else trained at a smaller size. 1: never; 0: no limit.",
+        "Small pictures are scaled up by at most this and else trained smaller. 1: never; 0: no limit.",
         minimum=0.0,
         maximum=64.0,
         expert=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 STEP = 64
 """Sides of buckets are multiples of this many pixels: 8 (the VAE) times 8 (the UNet's three halvings)."""
@@ -29,6 +30,7 @@ class Fit:
         return self.bucket[0] * self.bucket[1] / (self.resized[0] * self.resized[1])
 
 
+@lru_cache(maxsize=64)
 def bucket_sizes(resolution: int) -> tuple[Size, ...]:
     """Every bucket (width, height): for each width in 64s the tallest with area <= resolution², and the reverse.
 
@@ -53,6 +55,24 @@ def fit(size: Size, buckets: tuple[Size, ...]) -> Fit:
     bucket = max(buckets, key=lambda b: (_kept(size, b), b[0] * b[1], b[0]))
     resized = _cover(size, bucket)
     return Fit(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def fit_limited(size: Size, resolution: int, limit: float, square: bool = False) -> Fit | None:
+    """`fit`, at the largest resolution at which the picture is scaled up by at most `limit`; 0: no limit.
+
+    `square`: into squares instead of buckets of all shapes. None when even the smallest is too large.
+    """
+    for smaller in range(resolution, STEP - 1, -STEP):
+        found = fit(size, ((smaller, smaller),) if square else bucket_sizes(smaller))
+        # A pixel of rounding is no scaling up.
+        if not limit or (found.resized[0] <= size[0] * limit + 1 and found.resized[1] <= size[1] * limit + 1):
+            return found
+    return None
+
+
+def stretched(found: Fit) -> Fit:
+    """The same bucket with nothing cut off: the picture is squeezed into its shape."""
+    return Fit(found.bucket, found.bucket, (0, 0))
 
 
 def _kept(size: Size, bucket: Size) -> Fraction:

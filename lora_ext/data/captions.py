@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import locale
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ class Caption:
 
     text: str
     encoding: str = ""
+    lines: tuple[str, ...] = ()
+    """Those that are not empty; `text` is all of them in one."""
 
 
 class CaptionFiles:
@@ -27,27 +29,36 @@ class CaptionFiles:
     Extensions match in any case; stems match whether accents are composed (Windows, Linux) or not (macOS).
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Iterable[Path], extensions: Sequence[str] = EXTENSIONS) -> None:
+        """`extensions`: best first."""
+        self._extensions = extensions
         self._files: Mapping[tuple[str, str], Path] = {_key(f.stem, f.suffix): f for f in files}
 
     def find(self, picture: Path) -> tuple[Path, ...]:
         """The caption files of a picture, best first: `<stem>.txt`, `<stem>.caption`."""
-        keys = [_key(picture.stem, extension) for extension in EXTENSIONS]
+        keys = [_key(picture.stem, extension) for extension in self._extensions]
         return tuple(self._files[key] for key in keys if key in self._files)
 
 
 def read_caption(path: Path) -> Caption:
     """Read a caption in whatever encoding it has; lines become one, spaces are tidied. Raises `OSError`."""
-    text, encoding = _decode(path.read_bytes())
-    return Caption(" ".join(text.replace("\0", " ").split()), encoding)
+    text, encoding = decode_text(path.read_bytes())
+    lines = tuple(filter(None, (" ".join(line.split()) for line in text.replace("\0", " ").splitlines())))
+    return Caption(" ".join(lines), encoding, lines)
+
+
+def extensions(text: str) -> tuple[str, ...]:
+    """`.txt, caption` -> (".txt", ".caption")."""
+    words = (word.strip().lower() for word in text.replace(",", " ").split())
+    return tuple(dict.fromkeys("." + word.lstrip(".") for word in words if word.strip(".")))
 
 
 def _key(stem: str, extension: str) -> tuple[str, str]:
     return unicodedata.normalize("NFC", stem), extension.lower()
 
 
-def _decode(data: bytes) -> tuple[str, str]:
-    """Text and, when it had to be guessed, the encoding."""
+def decode_text(data: bytes) -> tuple[str, str]:
+    """Text in whatever encoding it has and, when that had to be guessed, which."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace"), ""
     if b"\0" in data:  # UTF-16 without its mark: the zero halves of Latin letters tell which way round

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_ext.data.picture import EXTENSIONS, printable
+from lora_ext.data.picture_file import EXTENSIONS, printable
 
 MOST_REPEATS = 1000
 """A larger number in front of a folder's name is a year or a date, not repeats."""
