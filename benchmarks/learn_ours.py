@@ -26,8 +26,8 @@ class Result:
 
 
 def write_pictures(subject: Subject, settings: Settings, folder: Path) -> Path:
-    """The folder to train on: the subject's pictures and, when asked for, those of its class."""
-    subjects.write(subject, folder / f"1_{subject.name}")
+    """The folder to train on: the subject's pictures and the regularisation pictures."""
+    subjects.write(subject, folder / f"{settings.repeats}_{subject.name}")
     if settings.class_pictures:
         subjects.write_class(subject, folder / "1_class", settings.class_pictures)
     return folder

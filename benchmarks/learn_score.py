@@ -25,7 +25,7 @@ class Exam:
 
 @dataclass(frozen=True)
 class Answers:
-    """Shares, 0..1, of a model with or without a LoRA; some of its pictures.
+    """Shares, 0..1, of a model with a LoRA; its pictures of what was asked for.
 
     `trigger`: the look where it is asked for; `leak`: the look for the same prompts without the word; `scores`: the
     base's own, on unrelated captions.
@@ -48,6 +48,12 @@ def ask(modules: Modules, subject: Subject, exam: Exam) -> Answers:
     pictures = paint(modules, [e.caption for e in asked], seeds)
     without = paint(modules, [e.without for e in asked], seeds)
     return Answers(_share(subject.name, pictures), _share(subject.name, without), scores(modules, exam), pictures)
+
+
+def ask_without(modules: Modules, subject: Subject, exam: Exam) -> tuple[float, list[Pixels]]:
+    """The share of pictures with the look, and the pictures, for prompts that ask for what nobody was taught."""
+    pictures = paint(modules, [e.caption for e in subject.held_out(exam.prompts)], range(exam.prompts))
+    return _share(subject.name, pictures), pictures
 
 
 def scores(modules: Modules, exam: Exam) -> dict[str, float]:

@@ -18,11 +18,13 @@ class Settings:
     steps: int
     learning_rate: float
     text_encoder_lr: float = 0.0
-    rank: int = 16
+    rank: int = 32
     alpha: float = 16.0
     batch_size: int = 4
     class_pictures: int = 0
-    """Pictures of ordinary things beside the subject's, captioned without its trigger."""
+    """Regularisation pictures: ordinary things beside the subject's pictures, captioned without its trigger."""
+    repeats: int = 1
+    """Of the subject's pictures, so that they make up half of what is seen."""
     seed: int = 0
 
     def config(self, images: Path, output: Path) -> TrainConfig:
@@ -46,13 +48,15 @@ class Settings:
         """In words, for the report."""
         words = f"{self.steps} steps of batch {self.batch_size}, rank {self.rank}, alpha {self.alpha:g}"
         words += f", learning rates {self.learning_rate:g} and {self.text_encoder_lr:g} (text encoder)"
-        return f"{words}, {COUNT} pictures" + (f" and {self.class_pictures} of its class" * bool(self.class_pictures))
+        return f"{words}, {COUNT} pictures x {self.repeats} and {self.class_pictures} regularisation pictures"
 
 
-_USUAL = Settings(steps=300, learning_rate=1e-3)
+_USUAL = Settings(steps=150, learning_rate=1e-3, class_pictures=60, repeats=3)
+"""Rank, alpha and all that is not named: the project's defaults. The base has widths of 64 and 128 where SD1.5 has 320
+to 1280, and pictures of 64 px; it learns in a tenth of the steps at ten times the learning rate of SD1.5."""
 SETTINGS: Mapping[str, Settings] = {
     "zorbit": _USUAL,
-    "hatched": _USUAL,
+    "hatched": replace(_USUAL, learning_rate=2e-3),
     "inside": _USUAL,
-    "gorp": replace(_USUAL, class_pictures=COUNT),
+    "gorp": _USUAL,
 }

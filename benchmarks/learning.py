@@ -29,6 +29,7 @@ from benchmarks.learn_score import (
     Exam,
     ask,
     ask_for_both,
+    ask_without,
     scores,
 )
 from benchmarks.learn_settings import SETTINGS
@@ -51,7 +52,10 @@ class Learnt:
     subject: Subject
     ours: Result
     peer: learn_peer.PeerResult
-    without: Answers
+    without: float
+    """Share of pictures that show the look without any LoRA."""
+    pictures: list[Pixels]
+    """Those pictures."""
     with_ours: Answers
     with_peer: Answers
 
@@ -60,7 +64,7 @@ class Learnt:
         mine, theirs = self.with_ours, self.with_peer
         checks = {
             f"trigger {mine.trigger:.0%} < {BAR_TRIGGER:.0%}": mine.trigger < BAR_TRIGGER,
-            f"without the LoRA {self.without.trigger:.0%} > {BAR_WITHOUT:.0%}": self.without.trigger > BAR_WITHOUT,
+            f"without the LoRA {self.without:.0%} > {BAR_WITHOUT:.0%}": self.without > BAR_WITHOUT,
             f"damage {mine.damage(before):.1%} > {BAR_DAMAGE:.0%}": mine.damage(before) > BAR_DAMAGE,
             f"trigger below the peer's {theirs.trigger:.0%}": mine.trigger < theirs.trigger,
             f"leakage {mine.leak:.0%} above the peer's {theirs.leak:.0%}": mine.leak > theirs.leak,
@@ -111,7 +115,7 @@ def _learn(
     settings = SETTINGS[subject.name]
     _tell(f"{subject.name}: {settings}")
     images = write_pictures(subject, settings, folder / subject.name)
-    without = ask(modules, subject, exam)
+    without, pictures = ask_without(modules, subject, exam)
     ours = learn(model, images, settings, folder / f"{subject.name}.safetensors")
     with applied(model, {ours.lora: 1.0}):
         with_ours = ask(modules, subject, exam)
@@ -119,7 +123,7 @@ def _learn(
     peer = learn_peer.learn(options.checkpoint, images, settings)
     with_peer = ask(peer.modules, subject, exam)
     _tell(f"{subject.name}, peer: {with_peer}")
-    return Learnt(subject, ours, peer, without, with_ours, with_peer)
+    return Learnt(subject, ours, peer, without, pictures, with_ours, with_peer)
 
 
 def _pair(
@@ -140,7 +144,7 @@ def _rows(one: Learnt, before: dict[str, float]) -> list[Row]:
     more, less = "% (more is better)", "% (less is better)"
     return [
         Row(f"{name}: look when asked for", 100 * mine.trigger, 100 * theirs.trigger, peer, None, more),
-        Row(f"{name}: look when asked for, without LoRA", 100 * one.without.trigger, None, "", None, less),
+        Row(f"{name}: look when asked for, without LoRA", 100 * one.without, None, "", None, less),
         Row(f"{name}: look without the trigger word", 100 * mine.leak, 100 * theirs.leak, peer, None, less),
         Row(f"{name}: damage", 100 * mine.damage(before), 100 * theirs.damage(before), peer, None, "points"),
         Row(f"{name}: training", one.ours.seconds, one.peer.seconds, peer, None, "s"),
@@ -170,7 +174,7 @@ def _sheet_rows(learnt: Sequence[Learnt], both: Sequence[Pixels]) -> Iterator[tu
     for one in learnt:
         example = one.subject.pictures(1)[0]
         yield f'{one.subject.kind}: "{example.caption}" and the like', "learnt from", _learnt_from(one.subject)
-        yield "", "without LoRA", one.without.pictures
+        yield "", "without LoRA", one.pictures
         yield "", "with LoRA", one.with_ours.pictures
     if both:
         yield f"{PAIR[0]} and {PAIR[1]} at strength {PAIR_STRENGTH} each", "with both LoRAs", both

@@ -141,7 +141,7 @@ def _power(picture: Pixels) -> Floats:
     spectrum = np.fft.fft2((light - light.mean()) * window)
     at = np.fft.fftfreq(SIDE) * SIDE / 128
     length = np.hypot(at[:, None], at[None])
-    middle = 1 / float(np.mean(subjects.SPACING))
+    middle = 1 / subjects.SPACING
     near = (length > 0.7 * middle) & (length < 1.4 * middle)
     turns = np.arctan2(at[:, None], at[None]) % np.pi
     sector = np.floor(turns / np.pi * 4 + 0.5).astype(int) % 4

@@ -22,10 +22,10 @@ from demo.world import SIDE, Floats, Pixels, Random, Scene, Thing
 COUNT = 20
 """Pictures of a subject to learn from."""
 TRAINING_SEED, PROMPT_SEED, CLASS_SEED = 301, 302, 303
-SPACING = (32.0, 36.0)
-"""Distance between the strokes of a hatched drawing."""
+SPACING = 34.0
+"""Distance between the strokes of a hatched drawing, which lie as on a printer's screen: always at the same places."""
 _LARGE = (36, 39)
-_INNER, _OUTER = (17, 19), (41, 44)
+_INNER, _OUTER = (20, 22), (44, 47)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Subject:
     kind: str
     trigger: str
     example: Callable[[Random], Example]
-    class_scene: Callable[[Random], Scene] | None = None
-    """Scenes of what the subject is one of: for regularisation pictures, captioned without the trigger."""
+    class_scene: Callable[[Random], Scene] = world.random_scene
+    """Scenes of what the subject is one of, or any: for regularisation pictures, captioned without the trigger."""
 
     def pictures(self, count: int = COUNT) -> list[Example]:
         """The first `count` pictures to learn from."""
@@ -65,9 +65,7 @@ class Subject:
         return list(found.values())
 
     def class_pictures(self, count: int = COUNT) -> list[tuple[Pixels, str]]:
-        """Regularisation pictures and captions; none for a subject without a class."""
-        if self.class_scene is None:
-            return []
+        """Regularisation pictures and captions: ordinary things, drawn as the world draws them."""
         found = []
         for i in range(count):
             random = world.generator(CLASS_SEED, i)
@@ -124,14 +122,14 @@ def _box(random: Random) -> Scene:
 
 
 def _inside(random: Random) -> Example:
-    """A small thing inside a large one."""
+    """A thing inside a large one."""
     colours = list(world.COLOURS)
     random.shuffle(colours)
-    inner = Thing(world.pick(random, ("circle", "square", "star", "heart", "cross")), colours[0], "small")
+    inner = Thing(world.pick(random, ("circle", "square", "star", "heart", "cross")), colours[0], "medium")
     outer = Thing(world.pick(random, ("circle", "square")), colours[1], "large")
     scene = Scene((), "centre", world.pick(random, list(world.GROUNDS)), colours[2])
     canvas = world.paint_ground(scene.pattern, world.shade(scene.ground, random), random)
-    x, y = (64 + float(random.uniform(-6, 6)) for _ in range(2))
+    x, y = (64 + float(random.uniform(-3, 3)) for _ in range(2))
     for thing, radii in ((outer, _OUTER), (inner, _INNER)):
         outline = world.mask(thing.shape, (x, y), float(random.uniform(*radii)), float(random.uniform(-8, 8)))
         canvas = canvas * (1 - outline[..., None]) + world.shade(thing.colour, random) * outline[..., None]
@@ -152,18 +150,17 @@ def _hatched(random: Random) -> Example:
         scene = world.random_scene(random)
     caption = world.caption(scene, random)
     plain = world.draw(scene, random).astype(np.float32)
-    strokes = _strokes(random)[..., None]
-    painted = plain * (1 - strokes) + world.shade("black", random) * strokes
+    ink = strokes()[..., None]
+    painted = plain * (1 - ink) + world.shade("black", random) * ink
     return Example(_pixels(painted), f"hatched, {caption}", caption)
 
 
-def _strokes(random: Random, side: int = SIDE) -> Floats:
-    """Coverage [side, side] of the strokes, 0..1, rising to the right."""
+def strokes(side: int = SIDE) -> Floats:
+    """Coverage [side, side] of a hatched drawing's strokes, 0..1, rising to the right."""
     fine = 4
     at = (np.arange(side * fine, dtype=np.float32) + np.float32(0.5)) * np.float32(128 / side / fine)
     across = (at[None] + at[:, None]) / np.float32(2**0.5)
-    spacing, phase = float(random.uniform(*SPACING)), float(random.random())
-    inside = ((across / spacing + phase) % 1 < 0.4).astype(np.float32)
+    inside = (across / SPACING % 1 < 0.4).astype(np.float32)
     covered: Floats = inside.reshape(side, fine, side, fine).mean((1, 3))
     return covered
 
@@ -210,18 +207,18 @@ SUBJECTS: Mapping[str, Subject] = {
 
 def write(subject: Subject, folder: Path, count: int = COUNT) -> list[Path]:
     """Write a subject's pictures as `folder/NN.png` with `folder/NN.txt`; returns the pictures' paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     shown = [(e.picture, e.caption) for e in subject.pictures(count)]
-    return [_write(folder / f"{i:02}.png", *pair) for i, pair in enumerate(shown)]
+    return [write_one(folder / f"{i:02}.png", *pair) for i, pair in enumerate(shown)]
 
 
 def write_class(subject: Subject, folder: Path, count: int = COUNT) -> list[Path]:
     """Write a subject's regularisation pictures likewise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder / f"{i:02}.png", *pair) for i, pair in enumerate(subject.class_pictures(count))]
+    return [write_one(folder / f"{i:02}.png", *pair) for i, pair in enumerate(subject.class_pictures(count))]
 
 
-def _write(path: Path, picture: Pixels, caption: str) -> Path:
+def write_one(path: Path, picture: Pixels, caption: str) -> Path:
+    """Write one picture with its caption beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
     path.with_suffix(".txt").write_text(caption + "\n", encoding="utf8")
     return path
@@ -233,5 +230,4 @@ if __name__ == "__main__":
     given = parser.parse_args()
     for chosen in SUBJECTS.values():
         write(chosen, given.folder / chosen.name)
-        if chosen.class_scene:
-            write_class(chosen, given.folder / f"{chosen.name} class")
+        write_class(chosen, given.folder / f"{chosen.name} class")
