@@ -9,6 +9,7 @@ from torch import Tensor
 from lora_ext.adapters.full import B_NORM, DIFF_B
 from lora_ext.adapters.lora import DOWN
 from lora_ext.adapters.reading import SCALES, checked, rank_of, scale_of
+from lora_ext.adapters.turned_input import BIAS_FACTOR
 from lora_ext.errors import BadInput, Problem
 
 UP_BIAS = "lora_up.bias"
@@ -17,11 +18,11 @@ UP_BIAS = "lora_up.bias"
 def split_bias(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One layer's file tensors as those of its weight and those of its bias; either may be empty.
 
-    Of the bias are `diff_b` and `b_norm` (LyCORIS), and `lora_up.bias` (peft's `lora_bias`), which comes back as
-    `diff_b` times the scale of its factors. LyCORIS' `bias_indices` and the like are a rest of the *weight*. Raises
-    `BadInput` where `lora_up.bias` cannot be read.
+    Of the bias are `diff_b` and `b_norm` (LyCORIS), `bias_factor` (of peft's IA3), and `lora_up.bias` (peft's
+    `lora_bias`), which comes back as `diff_b` times the scale of its factors. LyCORIS' `bias_indices` and the like are
+    a rest of the *weight*. Raises `BadInput` where `lora_up.bias` cannot be read.
     """
-    bias = {name: tensors[name] for name in (DIFF_B, B_NORM) if name in tensors}
+    bias = {name: tensors[name] for name in (DIFF_B, B_NORM, BIAS_FACTOR) if name in tensors}
     weight = {name: tensor for name, tensor in tensors.items() if name not in {*bias, UP_BIAS}}
     if UP_BIAS in tensors:
         if bias:

@@ -18,6 +18,7 @@ from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.adapters.lora import LoraAdapter
 from lora_ext.adapters.rotation import BLOCKS, OftAdapter
 from lora_ext.adapters.sparse import SparseAdapter
+from lora_ext.adapters.turned_input import BiasFactor, TurnedInput
 from lora_ext.errors import BadInput, Problem
 
 KINDS: tuple[type[Adapter], ...] = (
@@ -32,6 +33,8 @@ KINDS: tuple[type[Adapter], ...] = (
     FullAdapter,
     SparseAdapter,
     EmbeddingLora,
+    TurnedInput,
+    BiasFactor,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -29,6 +30,10 @@ def as_adapters_read(prefix: str, layer: Layer, found: Mapping[str, Tensor], set
         tensors = _peft_ia3(tensors, layer, settings.feeds_forward(prefix))
     if "oft_r" in tensors:
         tensors = _peft_oft(tensors, layer)
+    if "oft_R" in tensors:
+        tensors = _peft_input_oft(tensors, layer, settings.neumann_terms(prefix))
+    if "boft_R" in tensors:
+        tensors = _peft_boft(tensors)
     if layer.shape[1:2] == INPAINTING_CHANNELS[1:] and len(layer.shape) == 4:
         tensors = _widened(tensors)
     return _scaled(tensors, prefix, settings)
@@ -63,7 +68,9 @@ def _peft_ia3(tensors: Tensors, layer: Layer, on_input: bool | None) -> Tensors:
         inputs = factor.shape[0] == 1 and factor.shape[1] == layer.shape[1]
     elif inputs is None:
         inputs = factor.numel() == layer.shape[1] != layer.shape[0]
-    return {**tensors, "weight": factor.float().flatten() - 1, "on_input": torch.tensor(int(inputs))}
+    change = factor.float().flatten() - 1
+    bias = {} if inputs else {"bias_factor": change}  # peft scales the whole output
+    return {**tensors, "weight": change, "on_input": torch.tensor(int(inputs)), **bias}
 
 
 def _peft_oft(tensors: Tensors, layer: Layer) -> Tensors:
@@ -84,6 +91,54 @@ def _peft_oft(tensors: Tensors, layer: Layer) -> Tensors:
         )
     blocks = (given.float().transpose(1, 2) - given.float()) / 4
     return {**tensors, "oft_blocks": blocks.expand(many, -1, -1)}
+
+
+def _peft_input_oft(tensors: Tensors, layer: Layer, terms: int | None) -> Tensors:
+    """OFT of PEFT since 0.16: x -> x R per block of inputs, R the Cayley transform of a skew matrix, or its series.
+
+    `oft_R` [n, s·(s − 1) / 2] holds the matrices' upper triangles row by row; [1, …] when all blocks share one.
+    """
+    given = tensors.pop("oft_R")
+    columns = math.prod(layer.shape[1:])
+    wide = (1 + math.isqrt(1 + 8 * given.shape[-1])) // 2 if given.dim() == 2 else 0
+    many = columns // wide if wide else 0
+    if wide < 2 or many * wide != columns or tuple(given.shape) not in {(n, wide * (wide - 1) // 2) for n in (1, many)}:
+        what = f"has blocks that do not fill the {columns} columns of the layer"
+        raise BadInput(Problem("oft_R", what, "[blocks, columns·(columns − 1) / 2]", str(list(given.shape))))
+    skew = torch.zeros(len(given), wide, wide)
+    rows, places = torch.triu_indices(wide, wide, 1)
+    skew[:, rows, places] = given.float()
+    turn = _cayley_less_one(skew - skew.transpose(1, 2), terms)
+    return {**tensors, "input_turn": turn.transpose(1, 2).expand(many, -1, -1)}
+
+
+def _cayley_less_one(skew: Tensor, terms: int | None) -> Tensor:
+    """(I − S)(I + S)⁻¹ − I = −2 S (I + S)⁻¹ of skew S [n, s, s], or peft's series of so many terms.
+
+    The series, I + 2 S + 2 S² + … + S^(terms − 1), is the transform of −S cut off: its first terms have the other sign.
+    """
+    if terms is None:
+        solved: Tensor = torch.linalg.solve(torch.eye(skew.shape[-1]) + skew, skew)
+        return -2 * solved
+    total, power = torch.zeros_like(skew), skew
+    for i in range(1, min(terms, 64)):
+        total = total + power * (1 if i == terms - 1 and i > 1 else 2)
+        power = power @ skew
+    return total
+
+
+def _peft_boft(tensors: Tensors) -> Tensors:
+    """PEFT's BOFT: W = s · W0 Mᵀ, M block-diagonal with the Cayley transforms of `boft_R` [1, n, s, s]; `boft_s` [out].
+
+    More than one butterfly factor needs a CUDA extension that hardly anybody builds; such files are left as they are.
+    """
+    given = tensors["boft_R"]
+    if given.dim() != 4 or given.shape[0] != 1 or given.shape[-1] != given.shape[-2]:
+        return tensors
+    rest = {name: tensor for name, tensor in tensors.items() if name not in {"boft_R", "boft_s"}}
+    skew = (given[0].float() - given[0].float().transpose(1, 2)) / 2
+    factor = {"output_factor": tensors["boft_s"].float().flatten()} if "boft_s" in tensors else {}
+    return {**rest, "input_turn": _cayley_less_one(skew, None).transpose(1, 2), **factor}
 
 
 def _widened(tensors: Tensors) -> Tensors:

@@ -17,6 +17,7 @@ CONFIG_LIMIT = 1 << 20
 PATTERN_LIMIT, PATTERNS_LIMIT, REPEATS_LIMIT = 200, 100, 2
 """Characters of a regular expression, expressions in a file, and repetitions (`*`, `+`, `{`) in one: none can take long
 over a name then."""
+DEFAULT_TERMS = 5
 SCALED_LOKR = "rank_dropout_scale"
 """A setting that came with the PEFT release (0.14) in which LoKr began to use alpha; files of older ones ignore it."""
 
@@ -56,11 +57,16 @@ class PeftSettings:
         return Patterns({str(module): True for module in modules}, self._source).get(name) is True
 
     def neumann_terms(self, prefix: str) -> int | None:
-        """Terms of the series by which newer OFT approximates the Cayley transform; None when it is exact."""
+        """Terms of the series by which newer OFT approximates the Cayley transform; None when it is exact.
+
+        Without any settings PEFT's own default holds.
+        """
         config, _ = self._config(prefix)
+        if not config:
+            return DEFAULT_TERMS
         if config.get("use_cayley_neumann") is not True:
             return None
-        return self._whole(config.get("num_cayley_neumann_terms", 5))
+        return self._whole(config.get("num_cayley_neumann_terms", DEFAULT_TERMS))
 
     def _config(self, prefix: str) -> tuple[Mapping[str, object], str]:
         """The settings that hold for a prefix, and the module's name as PEFT knows it."""

@@ -27,7 +27,7 @@ def slow(x, weight, geometry):
 
 def test_no_kind_is_left_out():
     seen = {type(made(kind, shape)[0]) for kind, shape in CASES}
-    assert {kind.__name__ for kind in KINDS} - {kind.__name__ for kind in seen} == {"EmbeddingLora"}
+    assert {kind.__name__ for kind in KINDS} - {kind.__name__ for kind in seen} == {"EmbeddingLora", "BiasFactor"}
 
 
 @pytest.mark.parametrize(("kind", "shape"), CASES)

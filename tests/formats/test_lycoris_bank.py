@@ -11,7 +11,7 @@ from lora_ext.patching import Strengths
 
 pytest.importorskip("lycoris", reason="lycoris-lora is not installed: its files are not compared")
 
-import lycoris_files  # noqa: E402
+import lycoris_files
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 CASES = [("sd1", variant, torch.float32) for variant in lycoris_files.ALGOS]
