@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from lora_ext.config import DataConfig, DataSetConfig
 from lora_ext.data.notices import Notices
 from lora_ext.data.picture import Picture
 from lora_ext.data.picture_file import printable
 from lora_ext.data.report import DataReport, Skipped
-from lora_ext.data.set_scan import SetScan, picture_folder
+from lora_ext.data.set_scan import SetScan
 from lora_ext.data.sets import data_sets
 from lora_ext.errors import BadInput, Problem
 
@@ -56,7 +57,7 @@ def _prefixes(sets: Sequence[DataSetConfig]) -> list[str]:
         return [""]
     found: list[str] = []
     for one in sets:
-        name = printable(picture_folder(one.images).name) if one.images.strip() else "pictures"
+        name = printable(PurePath(one.images.strip().strip("\"'").replace("\\", "/")).name) or "pictures"
         while f"{name}/" in found:
             name += "+"
         found.append(f"{name}/")
