@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     selection, remarks = select(prompt.wanted, library, names)
     for remark in remarks:
         print(f"note: {remark}", file=sys.stderr)
+    for word in selection.embeddings:
+        print(f"note: the embedding {word!r} in a LoRA's file is used in a WebUI only", file=sys.stderr)
     model.patcher.apply(selection.at(Moment()))
     path = Path(picture.output).expanduser()
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from lora_ext.adapters import Network
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats import NameTable
+from lora_ext.formats import NameTable, ReadResult
 from lora_ext.hosts.first_ranks import first_ranks, taken_whole
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import WantedLora
@@ -16,12 +18,16 @@ from lora_ext.patching import Strengths
 
 OFF = Strengths(0.0, 0.0)
 
+Embeddings = Mapping[str, Mapping[str, Tensor]]
+"""Bundled embeddings by the word that calls them, as `ReadResult` has them."""
+
 
 @dataclass(frozen=True)
 class Selection:
     """Networks with the tags that ask for them; several tags of one network add up."""
 
     shares: dict[Network, tuple[WantedLora, ...]]
+    embeddings: Embeddings = field(default_factory=dict)
 
     @property
     def changes(self) -> bool:
@@ -44,19 +50,21 @@ def select(wanted: Sequence[WantedLora], library: Library, names: NameTable) -> 
     asked = [replace(tag, strengths=Strengths(), schedule=None) for tag in wanted]
     usable, problems = library.resolve(asked, names)
     shares: dict[Network, tuple[WantedLora, ...]] = {}
+    embeddings: dict[str, Mapping[str, Tensor]] = {}
     remarks: list[Problem] = []
     for tag in wanted:
-        network = _loaded(tag, library, names)
-        if network is not None and network in usable:
-            remarks += _remarks(tag, network)
-            network = network if tag.dyn is None else first_ranks(network, tag.dyn)
+        found = _loaded(tag, library, names)
+        if found is not None and found.network in usable:
+            remarks += _remarks(tag, found.network)
+            network = found.network if tag.dyn is None else first_ranks(found.network, tag.dyn)
             shares[network] = (*shares.get(network, ()), tag)
-    return Selection(shares), (*problems, *remarks)
+            embeddings.update(found.embeddings)
+    return Selection(shares, embeddings), (*problems, *remarks)
 
 
-def _loaded(tag: WantedLora, library: Library, names: NameTable) -> Network | None:
+def _loaded(tag: WantedLora, library: Library, names: NameTable) -> ReadResult | None:
     try:
-        return library.load(tag.name, names).network
+        return library.load(tag.name, names)
     except BadInput:
         return None  # told by `resolve`
 

@@ -46,7 +46,8 @@ def base_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     webui_folder()
     folder = tmp_path_factory.mktemp("checkpoints")
     made = [make(family, folder / f"{family}.safetensors") for family in FAMILIES]
-    return [*made, make("sd1", folder / "sd1-other.safetensors", seed=3)]
+    others = [make(family, folder / f"{family}-other.safetensors", seed=3) for family in ("sd1", "sdxl")]
+    return [*made, *others, make("sd1", folder / "sd1-inpainting.safetensors", seed=5, inpainting=True)]
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 CAT = "a photo of a cat"
+EVIL = "<lora:<img src=x onerror=window.evil=1 >"
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +104,14 @@ def test_generate_button_with_a_tag(page, server: Server, pictures: Path) -> Non
     for name, value in {"width": 64, "height": 64, "steps": 4}.items():
         page.locator(f"#txt2img_{name} input[type=number]").fill(str(value))
         page.locator(f"#txt2img_{name} input[type=number]").press("Tab")
-    page.locator("#txt2img_prompt textarea").fill(f"{CAT}<lora:from the tab:0.7><lora:missing:1>")
+    page.locator("#txt2img_prompt textarea").fill(f"{CAT}<lora:from the tab:0.7><lora:missing:1>{EVIL}")
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img", timeout=300_000)
     page.wait_for_selector("#html_log_txt2img .comments")
-    assert "missing: there is no LoRA of this name" in page.locator("#html_log_txt2img .comments").inner_text()
+    told = page.locator("#html_log_txt2img .comments")
+    assert "missing: there is no LoRA of this name" in told.inner_text()
+    assert "<img src=x onerror=" in told.inner_text() and told.locator("img").count() == 0, "not escaped"
+    assert page.evaluate("() => window.evil === undefined")
     assert "Lora hashes" in page.locator("#html_info_txt2img").last.inner_text()
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import webui_folder
+from network_files import write
 from webui_server import Server, apart
 
 CAT = "a photo of a cat"
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "steps": 3}
 
 
 @pytest.fixture
@@ -37,7 +39,12 @@ def test_medvram_and_a_password(serve: Callable[..., Server], pictures: Path) ->
     server.train("cat", pictures, max_steps=10, text_encoder_lr=0.001, **wish)
     after = server.get("/probe/model")
     assert {key for key in before if before[key] != after[key]} == set()
-    assert apart(server.png(f"{CAT}<lora:cat:1>"), plain) > 0
+    tag = f"{CAT}<lora:cat:1@0,0.5@1:hr=0.3>"
+    ours, passes = server.png(f"{CAT}<lora:cat:1>"), server.png(tag, **HIRES)
+    assert apart(ours, plain) > 0
+    with server.builtin():
+        assert apart(server.png(f"{CAT}<lora:cat:1>"), ours) <= 2
+    assert server.png(tag, **HIRES) == passes
     assert server.png(CAT) == plain
 
     for login in ("", "artist:wrong", "artist:", "nobody:secret"):
@@ -59,9 +66,19 @@ def test_a_login_for_the_page_guards_our_routes_too(serve: Callable[..., Server]
     assert server.job()["state"] == "idle"
 
 
-def test_lowvram_is_refused_and_the_builtin_may_be_off(serve: Callable[..., Server], pictures: Path) -> None:
+def test_lowvram_is_refused_for_training_and_the_builtin_may_be_off(
+    serve: Callable[..., Server], server: Server, pictures: Path, base_checkpoints: list[Path]
+) -> None:
+    usual = server
+    usual.load("sd1.safetensors")
     server = serve("--lowvram", disabled_extensions=["Lora"])
     plain = server.png(CAT)
+    for one in (usual, server):
+        write(base_checkpoints[0], "locon", one.loras / "low.safetensors")
+    wish = {**HIRES, "hr_prompt": f"{CAT}<lora:low:0.3@0,0.9@1>"}
+    for tag, more in ((f"{CAT}<lora:low:0.8>", {}), (f"{CAT}<lora:low:0.8:hr=0.2>", HIRES), (CAT, wish)):
+        assert apart(server.png(tag, **more), usual.png(tag, **more)) == 0
+    assert server.png(CAT) == plain
     server.start("cat", pictures, max_steps=2)
     job = server.wait_for_end()
     assert job["state"] == "failed" and "--lowvram" in job["problems"][0]["text"]

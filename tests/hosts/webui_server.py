@@ -124,7 +124,7 @@ class Server:
         self.post("/probe/reload-ui", {})
         self._wait(starts + 1)
 
-    def get(self, path: str, timeout: float = 300) -> dict:
+    def get(self, path: str, timeout: float = 300):
         with urllib.request.urlopen(
             urllib.request.Request(self.url + path, headers=self.headers), timeout=timeout
         ) as a:
@@ -145,6 +145,12 @@ class Server:
     def txt2img(self, prompt: str, **more: object) -> dict:
         wish = {"prompt": prompt, "steps": 4, "width": 64, "height": 64, "seed": 1, **more}
         return self.post("/sdapi/v1/txt2img", wish)
+
+    def pictures(self, prompt: str, **more: object) -> list[bytes]:
+        """Several pictures of one request, without the grid."""
+        answer = self.txt2img(prompt, **more)
+        first = json.loads(answer["info"])["index_of_first_image"]
+        return [base64.b64decode(image) for image in answer["images"][first:]]
 
     def infotext(self, prompt: str) -> str:
         return json.loads(self.txt2img(prompt)["info"])["infotexts"][0]

@@ -12,6 +12,7 @@ from lora_ext.hosts.prompt import TAG
 from lora_ext.hosts.schedule import Moment
 from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.conditionings import Conditionings
+from lora_ext.hosts.webui.embeddings import BundledEmbeddings
 from lora_ext.hosts.webui.live import WebuiModel
 from lora_ext.hosts.webui.run import Run, Tags, moment_of, supported, tell
 from lora_ext.hosts.webui.settings import builtin_wanted
@@ -35,6 +36,7 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         self.run: Run | None = None
         self._given_back = False
         self._conditionings = Conditionings()
+        self._embeddings = BundledEmbeddings()
 
     def activate(self, p: processing.StableDiffusionProcessing, params_list: Params) -> None:
         """Called before every pass of every batch, with [] when the prompt has no tags of ours.
@@ -78,10 +80,18 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         if self.run is not None and self.run.belongs_to(p) and model is not None and not self.run.is_on(model):
             self._go_on(p, self.run)
 
+    def forget_embeddings(self) -> None:
+        """None of ours in the host's list."""
+        model = sd_models.model_data.sd_model
+        if model is not None:
+            self._embeddings.use({}, model)
+
     def _go_on(self, p: processing.StableDiffusionProcessing, run: Run) -> None:
         model = sd_models.model_data.sd_model
         run.go_on(model, Moment(hires=run.hires))
-        self._conditionings.check(p, (run.tags, run.hires, model.sd_checkpoint_info.filename), run.applied)
+        tell(p, self._embeddings.use(run.embeddings, model))
+        wording = run.tags, run.hires, model.sd_checkpoint_info.filename
+        self._conditionings.check(p, wording, run.applied, run.embeddings)
 
     def _give_back(
         self, live: WebuiModel | None, p: processing.StableDiffusionProcessing, params_list: Params, at_once: bool
@@ -90,6 +100,7 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         step_aside(live)
         if at_once:
             self._conditionings.forget(p)
+            self.forget_embeddings()
         assert self.before is not None
         self.before.activate(p, params_list)
 
@@ -130,6 +141,8 @@ def hand_back() -> None:
     tags = _registered()
     model = sd_models.model_data.sd_model
     step_aside(supported(model) if model is not None else None)
+    if tags is not None:
+        tags.forget_embeddings()
     if tags is not None and tags.before is not None:
         extra_networks.register_extra_network(tags.before)
         extra_networks.register_extra_network_alias(tags.before, "lyco")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping
 
 from modules import processing
+from torch import Tensor
 
 from lora_ext.adapters import Network
+from lora_ext.hosts.selection import Embeddings
 from lora_ext.patching import Strengths
 
 REMEMBERED = 100
 """Wordings of which it is known what they came to."""
 
-Outcome = tuple[tuple[str, tuple[float, ...]], ...]
+Outcome = tuple[tuple[str, object], ...]
 
 
 class Conditionings:
@@ -26,9 +29,13 @@ class Conditionings:
         p: processing.StableDiffusionProcessing,
         wording: Hashable,
         networks: Mapping[Network, Strengths],
+        embeddings: Embeddings,
     ) -> None:
-        """Call it before the host encodes `wording` with `networks` in the weights."""
-        outcome = tuple(sorted((network.identity, _on_text(network, s)) for network, s in networks.items()))
+        """Call it before the host encodes `wording` with `networks` in the weights and `embeddings` in its list."""
+        outcome: Outcome = (
+            *sorted((network.identity, _on_text(network, s)) for network, s in networks.items()),
+            *sorted((word, _digest(data)) for word, data in embeddings.items()),
+        )
         if self._outcomes.get(wording) != outcome:
             forget_conditionings(p)
         self._outcomes[wording] = outcome
@@ -52,3 +59,11 @@ def forget_conditionings(p: processing.StableDiffusionProcessing) -> None:
 
 def _on_text(network: Network, strengths: Strengths) -> tuple[float, ...]:
     return tuple(sorted({strengths.of(layer) for layer in network.adapters if layer.component != "unet"}))
+
+
+def _digest(embedding: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(embedding.items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import read_tags
 from lora_ext.hosts.schedule import Moment
-from lora_ext.hosts.selection import Selection, select
+from lora_ext.hosts.selection import Embeddings, Selection, select
 from lora_ext.hosts.webui import weights
 from lora_ext.hosts.webui.live import WebuiModel, of
 from lora_ext.hosts.webui.presets import block_presets
@@ -56,6 +56,11 @@ class Run:
     def changes(self) -> bool:
         """Whether strengths change from step to step."""
         return self._selection.changes
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Those in the files of the networks that are used."""
+        return self._selection.embeddings
 
     @property
     def names(self) -> tuple[str, ...]:

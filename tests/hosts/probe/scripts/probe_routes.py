@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, sd_models_config, shared
 
 seen: dict[str, str] = {"comments": ""}
+PROMPTS = "|||"
 
 
 class Listener(scripts.Script):
@@ -19,6 +20,11 @@ class Listener(scripts.Script):
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible
+
+    def process(self, p, *args):
+        """A prompt for every picture, as extensions for wildcards and prompt lists make them."""
+        if PROMPTS in p.prompt:
+            p.all_prompts = p.prompt.split(PROMPTS)
 
     def postprocess(self, p, processed, *args):
         seen["comments"] = processed.comments
@@ -82,6 +88,38 @@ def fail_after(calls: int) -> dict[str, bool]:
     return {"armed": True}
 
 
+def fail_sampling(calls: int) -> dict[str, bool]:
+    """The sampler raises, once, after so many calls of the UNet: an exception in the middle of a picture."""
+    from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+    usual, left = CFGDenoiser.combine_denoised, [calls]
+
+    def broken(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            CFGDenoiser.combine_denoised = usual
+            raise RuntimeError("broken on purpose by the test")
+        return usual(*args, **kwargs)
+
+    CFGDenoiser.combine_denoised = broken
+    return {"armed": True}
+
+
+def embeddings() -> list[str]:
+    """Words of the textual inversion embeddings that the host knows now."""
+    return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings)
+
+
+def disturb() -> dict[str, bool]:
+    """Another extension writes into a weight that a LoRA is in."""
+    from lora_ext.hosts.webui import current
+
+    live = current()
+    with torch.no_grad():
+        live.tensors[next(iter(live._versions))].add_(1.0)
+    return {"done": True}
+
+
 def parity(width: int = 128, height: int = 64) -> dict[str, float]:
     """Our modules over the live tensors against the host's own: largest difference over largest value."""
     from modules.prompt_parser import SdConditioning
@@ -126,7 +164,7 @@ def one_config_for_sd1() -> None:
 
     def near(info):
         found = usual(info)
-        return found and found.replace("sd1-other.yaml", "sd1.yaml")
+        return found and found.replace("sd1-other.yaml", "sd1.yaml").replace("sd1-textless.yaml", "sd1.yaml")
 
     sd_models_config.find_checkpoint_config_near_filename = near
 
@@ -137,6 +175,9 @@ def routes(_, app: FastAPI) -> None:
     app.add_api_route("/probe/comments", lambda: seen, methods=["GET"])
     app.add_api_route("/probe/parity", parity, methods=["GET"])
     app.add_api_route("/probe/fail/{calls}", fail_after, methods=["POST"])
+    app.add_api_route("/probe/fail-sampling/{calls}", fail_sampling, methods=["POST"])
+    app.add_api_route("/probe/embeddings", embeddings, methods=["GET"])
+    app.add_api_route("/probe/disturb", disturb, methods=["POST"])
     app.add_api_route("/probe/reload-ui", shared.state.request_restart, methods=["POST"])
     app.add_api_route("/probe/reload-weights", lambda: bool(sd_models.reload_model_weights(forced_reload=True)))
 
