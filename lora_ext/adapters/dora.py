@@ -13,7 +13,7 @@ from lora_ext.adapters.glora import GloraAdapter
 from lora_ext.adapters.loha import LohaAdapter
 from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.adapters.lora import LoraAdapter
-from lora_ext.adapters.operation import along, apply_weight, channel_axis
+from lora_ext.adapters.operation import along, apply_weight, channel_axis, in_float32
 from lora_ext.adapters.reading import Shape, check_layer, checked, fitted, size
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import ConvGeometry
@@ -88,7 +88,7 @@ class DoraAdapter(Adapter):
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """The same factors on the layer's input or output, so that nothing of the weight's size is kept."""
-        with torch.no_grad(), torch.autocast(base.device.type, enabled=False):
+        with torch.no_grad(), in_float32(x.device):
             weight = base.float()
             merged = weight + self.inner.delta(weight)
         c, axis = self._factors(merged), channel_axis(geometry)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_ext.adapters.base import Adapter
-from lora_ext.adapters.operation import apply_weight, recomputed
+from lora_ext.adapters.operation import apply_weight, in_float32, recomputed
 from lora_ext.adapters.reading import (
     ALPHA,
     SCALES,
@@ -108,7 +108,11 @@ class LohaAdapter(Adapter):
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """ΔW on the layer's input; ΔW is built again for the backward pass and not kept meanwhile."""
-        return recomputed(lambda y: apply_weight(y, self.delta(base), geometry), x)
+        return recomputed(lambda y: apply_weight(y, self._exact_delta(base), geometry), x)
+
+    def _exact_delta(self, base: Tensor) -> Tensor:
+        with in_float32(self.device):
+            return self.delta(base)
 
 
 def _halves(shape: Shape, rank: int, cored: bool) -> tuple[Shape, Shape]:

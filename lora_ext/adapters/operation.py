@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -50,3 +51,9 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return function(x)
     return cast(Tensor, checkpoint(function, x, use_reentrant=False, preserve_rng_state=False))
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast is off, so that what is built of a weight has float32's digits; where there is no autocast to
+    switch (torch 2.1 on a Mac) nothing happens."""
+    return torch.autocast(device.type, enabled=False) if device.type in {"cpu", "cuda"} else nullcontext()

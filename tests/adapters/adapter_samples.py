@@ -127,12 +127,6 @@ def ia3(shape, rand: Draw, on_input: bool) -> Tensors:
     return {"weight": weight, "on_input": torch.tensor(int(on_input))}
 
 
-def turned_input(shape, rand: Draw) -> Tensors:
-    columns = math.prod(shape[1:])
-    wide = next(n for n in (4, 3, 2) if columns % n == 0)
-    return {"input_turn": rand(columns // wide, wide, wide), "output_factor": rand(shape[0])}
-
-
 def full(shape, rand: Draw) -> Tensors:
     return {"diff": rand(*shape)}
 
@@ -189,6 +183,5 @@ KINDS: dict[str, Callable[..., Tensors]] = {
     "dora of lokr": dora(lokr, 0),
     "dora of glora": dora(glora, 1),
     "sparse": sparse,
-    "turned input": turned_input,
     "turned input": turned_input,
 }
