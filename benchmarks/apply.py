@@ -198,8 +198,8 @@ def _compare(case: Case, count: int, bench: Bench, kind: str) -> tuple[list[Row]
     turns: list[Times] = []
     exact, residual, kept, copied = True, 0.0, 0, 0
     for _ in range(bench.repeats + 1):
-        limit = bench.timed(lambda: _copy(case.live, original)), _products(case, count, bench)
-        networks, *ours = _ours(case, patcher, count, bench)
+        copy, products = bench.timed(lambda: _copy(case.live, original)), _products(case, count, bench)
+        networks, read, first, again = _ours(case, patcher, count, bench)
         kept = max(kept, patcher.originals_bytes)
         clear = bench.timed(patcher.clear)
         copies = bench.timed(lambda: _apply(copying, networks, FIRST))  # noqa: B023 - called at once
@@ -209,14 +209,14 @@ def _compare(case: Case, count: int, bench: Bench, kind: str) -> tuple[list[Row]
         peer = _peer(case, count, bench)
         residual = max(float((case.live[key] - original[key]).abs().max()) for key in original)
         _copy(case.live, original)
-        turns.append(Times(*limit, *ours, clear, copies, *peer))
+        turns.append(Times(copy, products, read, first, again, clear, copies, *peer))
     # the first turn warms up and does not count
     t = Times(*(statistics.median(times) for times in zip(*turns[1:], strict=True)))
     note = (
         f"{kind}, {count} LoRA: clear takes {t.ours_clear:.4g} s and is {'bitwise' if exact else 'NOT BITWISE'}; "
-        f"memory for originals {kept / 1e6:.0f} MB, as copies {copied / 1e6:.0f} MB; the first application as copies, into "
-        f"fresh memory, {turns[0].ours_copied:.4g} s; limit: copy {t.copy:.4g} s and products {t.products:.4g} s; "
-        f"diffusers' unfuse leaves errors up to {residual:.1e}"
+        f"memory for originals {kept / 1e6:.0f} MB, as copies {copied / 1e6:.0f} MB; the first application with "
+        f"copies, into fresh memory, takes {turns[0].ours_copied:.4g} s; the limit is copy {t.copy:.4g} s and products "
+        f"{t.products:.4g} s; diffusers' unfuse leaves errors up to {residual:.1e}"
     )
     work, limit = f"{count} LoRA, SD1.5 UNet, {kind}", t.copy + t.products
     peer_name = f"diffusers {diffusers.__version__}"

@@ -71,14 +71,16 @@ def make(
     dtype: torch.dtype = torch.float16,
     *,
     tiny_text: bool = False,
+    made: Plan | None = None,
 ) -> Path:
     """Write the checkpoint, `<stem>.yaml` and (where the family has a CLIP of Hugging Face's) `<stem>.clip/`.
 
-    Same arguments, same bytes. SD2 is a v-prediction model, as 2.1 is. Returns the path.
+    Same arguments, same bytes. SD2 is a v-prediction model, as 2.1 is. `made`: other sizes than the shrunken ones.
+    Returns the path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = plan(family, inpainting=inpainting, tiny_text=tiny_text)
+    made = made or plan(family, inpainting=inpainting, tiny_text=tiny_text)
     tensors = random_tensors(family, made, seed)
     save_file({key: _stored(key, tensor, dtype) for key, tensor in tensors.items()}, path)
     folder = path.with_suffix(".clip").absolute()
