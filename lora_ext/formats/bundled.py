@@ -24,24 +24,24 @@ def embedding_names(keys: Iterable[str], metadata: Mapping[str, str]) -> dict[st
     return {place[0]: None for place in (_place(key, metadata) for key in keys) if place}
 
 
-def take_embeddings(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[Embeddings, dict[str, Tensor]]:
-    """The embeddings by name, and the tensors that are left.
+def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
+    """Whether a tensor of this name is (part of) an embedding."""
+    return _place(key, metadata) is not None
+
+
+def read_embeddings(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Embeddings:
+    """The embeddings among the tensors, by name.
 
     An embedding is {`string_to_param.*`: [vectors, width]} (SD 1.x, SD 2.x) or {`clip_l`: …, `clip_g`: …} (SDXL), as
     hosts' embedding files have them; float32. kohya and OneTrainer name them `bundle_emb.<name>.<tensor>`,
     cloneofsimo's trainer by the bare word, marked in the metadata. Raises `BadInput` for what no embedding can be.
     """
     embeddings: Embeddings = {}
-    rest: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         place = _place(key, metadata)
-        if place is None:
-            rest[key] = tensor
-        else:
+        if place is not None:
             embeddings.setdefault(place[0], {})[place[1]] = _checked(path, key, tensor)
-    return embeddings, rest
+    return embeddings
 
 
 def _place(key: str, metadata: Mapping[str, str]) -> tuple[str, str] | None:

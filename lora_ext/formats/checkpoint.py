@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats.file_bytes import kind_of_file, whole_file
 from lora_ext.formats.pickle_file import PickleFile, open_legacy, open_zip
 from lora_ext.formats.safetensors_file import Header, read_header, tensors_of
+
+Layout = Header | PickleFile
+"""A file's table of contents."""
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -19,23 +23,37 @@ def open_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     The tensors are views of the mapped file: memory is used as they are touched, and writing to them never reaches
     the file. Raises `BadInput` naming the file for anything that is not a whole, honest file of tensors.
     """
-    return open_file(Path(path), mapped=True)
-
-
-def open_file(path: Path, mapped: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """As `open_checkpoint`; not mapped, the file may be overwritten afterwards without harm."""
+    path = Path(path)
     layout = open_layout(path)
+    return read_tensors(path, layout, mapped=True), metadata_of(layout)
+
+
+def read_tensors(path: Path, layout: Layout, mapped: bool) -> dict[str, Tensor]:
+    """The tensors that `layout` describes; not mapped, the file may be overwritten afterwards without harm."""
     content = whole_file(path, mapped)
     if isinstance(layout, Header):
         if content.numel() != layout.data_start + layout.data_bytes:
             raise BadInput(Problem(os.fspath(path), "the file changed while it was read", fix="Try again."))
-        return tensors_of(layout, content), dict(layout.metadata)
+        return tensors_of(layout, content)
     tensors = layout.tensors(content)
     _check_amplification(path, tensors, content.numel())
-    return tensors, {}
+    return tensors
 
 
-def open_layout(path: Path) -> Header | PickleFile:
+def outline(layout: Layout) -> dict[str, Tensor]:
+    """Tensors without numbers (on the meta device) in place of those in the file."""
+    if isinstance(layout, Header):
+        return {key: torch.empty(slot.shape, dtype=slot.dtype, device="meta") for key, slot in layout.slots.items()}
+    plans = {key: torch.empty(plan.size, dtype=plan.dtype, device="meta") for key, plan in layout.plans.items()}
+    return plans | {key: torch.empty((), device="meta") for key in layout.numbers}
+
+
+def metadata_of(layout: Layout) -> dict[str, str]:
+    """A .safetensors file's metadata; pickles have none."""
+    return dict(layout.metadata) if isinstance(layout, Header) else {}
+
+
+def open_layout(path: Path) -> Layout:
     """The names, shapes and places of a file's tensors, without their numbers."""
     kind = kind_of_file(path)
     try:

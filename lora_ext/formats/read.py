@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lora_ext.adapters import Adapter, Network, adapter_for, kind_of, split_bias
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats.bundled import take_embeddings
-from lora_ext.formats.checkpoint import open_file
+from lora_ext.formats.bundled import is_embedding, read_embeddings
+from lora_ext.formats.checkpoint import metadata_of, open_layout, outline, read_tensors
 from lora_ext.formats.dialects import as_adapters_read
 from lora_ext.formats.family import family_of
 from lora_ext.formats.hashes import content_identity
@@ -23,6 +23,8 @@ from lora_ext.formats.refusal import broken_layers, nothing_fits, refuse_other_m
 from lora_ext.formats.sorting import Found, sort_by_layer
 from lora_ext.layers import Family, LayerName
 
+LARGEST = 16 << 30
+"""Bytes of a network. SDXL's whole difference in float32 is 14 GB; sparse files may claim any size at no cost."""
 Content = dict[LayerName, Mapping[str, Tensor]]
 
 
@@ -51,20 +53,33 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     or a layer's tensors do not fit. Nothing of such a file is used.
     """
     path = Path(path)
-    everything, metadata = open_file(path, mapped=False)
-    embeddings, tensors = take_embeddings(path, everything, metadata)
-    family = family_of({key: tuple(t.shape) for key, t in tensors.items()}, metadata)
-    layers, unmatched = sort_by_layer(path, tensors, names)
-    refuse_other_models(path, names, family, tensors, len(layers), unmatched)
+    layout = open_layout(path)
+    metadata = metadata_of(layout)
+    # whatever names and shapes tell is told before a number is read: whole checkpoints lie in such folders too
+    sketch = {key: tensor for key, tensor in outline(layout).items() if not is_embedding(key, metadata)}
+    family = family_of({key: tuple(tensor.shape) for key, tensor in sketch.items()}, metadata)
+    layers, unmatched = sort_by_layer(path, sketch, names)
+    refuse_other_models(path, names, family, sketch, len(layers), unmatched)
+    if sketch and not layers:
+        raise nothing_fits(path, names, sketch)
+    _check_size(path)
+    tensors = read_tensors(path, layout, mapped=False)
+    embeddings = read_embeddings(path, tensors, metadata)
     made = _Made(path, names, peft_settings(path, metadata))
     for found in layers:
-        made.add(found)
+        made.add(found, {own: tensors[key] for own, key in found.keys.items()})
     if made.problems:
         raise broken_layers(path, names, family, made.problems, made.broken, len(layers))
-    if not made.adapters and (tensors or not embeddings):
-        raise nothing_fits(path, names, tensors)
+    if not made.adapters and (sketch or not embeddings):
+        raise nothing_fits(path, names, sketch)
     network = Network(name or path.stem, made.adapters, metadata, content_identity(made.content))
     return ReadResult(network, tuple(sorted([*unmatched, *made.unused])), family, embeddings)
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise BadInput(Problem(os.fspath(path), "the file is too large for a network", f"{LARGEST} bytes", str(size)))
 
 
 class _Made:
@@ -80,10 +95,10 @@ class _Made:
         self._names = names
         self._settings = settings
 
-    def add(self, found: Found) -> None:
+    def add(self, found: Found, given: Mapping[str, Tensor]) -> None:
         """Make the adapters of one layer: of its weight, of its bias, or of both."""
         try:
-            tensors = as_adapters_read(found.prefix, found.layer, found.tensors, self._settings)
+            tensors = as_adapters_read(found.prefix, found.layer, given, self._settings)
             weight, bias = split_bias(tensors)
             if weight and kind_of(weight) is None:
                 self.unused += found.keys.values()
