@@ -1,4 +1,4 @@
-// When a training ends, the WebUI's own Lora cards are made anew, so that the new file can be clicked at once.
+// When a training ends, the Lora cards are made anew, so that the new file can be clicked at once.
 (() => {
     "use strict";
     if (window.loraExtCardsLoaded || typeof gradioApp !== "function") return;

@@ -8,10 +8,10 @@ from modules import script_callbacks
 
 from lora_ext.api import make_service, mount
 from lora_ext.hosts import webui
-from lora_ext.hosts.library import Library
 from lora_ext.ui import build
 
-library = Library(webui.lora_folders())
+shelf = webui.Shelf()
+library = shelf.library
 
 
 def after_save(path: Path) -> None:
@@ -32,10 +32,14 @@ def started(_: gr.Blocks | None, app: FastAPI) -> None:
     """Routes for this app, and the tags: the builtin registers itself later than `before_ui` would allow."""
     mount(app, service, [Depends(webui.guard)])
     webui.take_over(library)
+    shelf.start(app, [Depends(webui.guard)])
 
 
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(webui.add_settings)
+script_callbacks.on_ui_settings(shelf.add_settings)
+script_callbacks.on_infotext_pasted(shelf.pasted)
 script_callbacks.on_app_started(started)
 script_callbacks.on_cfg_denoiser(webui.before_step)
 script_callbacks.on_script_unloaded(webui.hand_back)
+script_callbacks.on_script_unloaded(shelf.close)

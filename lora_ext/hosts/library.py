@@ -66,7 +66,10 @@ class Library:
     @property
     def view(self) -> View:
         """The newest look at the folders; the first call looks."""
-        return self._view or self._look()
+        if self._view is None:
+            with self._looking:
+                return self._view or self._look_now()
+        return self._view
 
     def find(self, name: str) -> Path:
         """The file of that name. Raises `BadInput` when there is none, or more than one."""
@@ -145,18 +148,21 @@ class Library:
         self._look()
 
     def _look(self) -> View:
-        """Only files that are new or have changed are opened."""
         with self._looking:
-            listing = look(self.folders)
-            known = [(file, self.memory.facts(file.path, file.stamp)) for file in listing.files]
-            new = list(_glances([file for file, facts in known if facts is None]))
-            self.memory.keep_facts(new)
-            facts = {file.path: found for file, found in (*known, *new) if found is not None}
-            self.memory.forget_all_but(set(facts))
-            number = self._view.number + 1 if self._view else 1
-            self._view = View(number, listing, NameIndex(listing.files, facts))
-            self.surveyor.begin((file, facts[file.path]) for file in listing.files)
-            return self._view
+            return self._look_now()
+
+    def _look_now(self) -> View:
+        """Only files that are new or have changed are opened."""
+        listing = look(self.folders)
+        known = [(file, self.memory.facts(file.path, file.stamp)) for file in listing.files]
+        new = list(_glances([file for file, facts in known if facts is None]))
+        self.memory.keep_facts(new)
+        facts = {file.path: found for file, found in (*known, *new) if found is not None}
+        self.memory.forget_all_but(set(facts))
+        number = self._view.number + 1 if self._view else 1
+        view = self._view = View(number, listing, NameIndex(listing.files, facts))
+        self.surveyor.begin((file, facts[file.path]) for file in listing.files)
+        return view
 
     def _sums(self, wanted: Sequence[WantedLora], problems: list[Problem]) -> dict[Path, Strengths]:
         sums: dict[Path, Strengths] = {}

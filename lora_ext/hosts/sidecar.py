@@ -146,4 +146,4 @@ def _number(value: object) -> float:
 
 
 def _bad(place: Path, what: str, expected: str = "", got: str = "") -> BadInput:
-    return BadInput(Problem(str(place), what, expected, got, "Repair the file or move it away; it was left as it is."))
+    return BadInput(Problem(str(place), what, expected, got, "Repair the file or move it away; it is left as it was."))

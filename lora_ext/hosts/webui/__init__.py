@@ -6,9 +6,11 @@ from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.job import interrupted
 from lora_ext.hosts.webui.live import WebuiModel, current, of
 from lora_ext.hosts.webui.settings import add_settings, lora_folder, lora_folders
+from lora_ext.hosts.webui.shelf import Shelf
 
 __all__ = [
     "Builtin",
+    "Shelf",
     "WebuiModel",
     "add_settings",
     "before_step",
