@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-NEEDED = ("diffusers", "PyYAML")
+NEEDED = ("diffusers", "PyYAML", *(("tomli",) if sys.version_info < (3, 11) else ()))
 NAME = "LoRA training"
 
 

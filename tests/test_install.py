@@ -42,7 +42,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, install: ModuleType, **versions: 
 
 
 def test_nothing_missing_means_nothing_is_asked(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = installed(monkeypatch, install, diffusers="0.20", PyYAML="6.0")
+    calls = installed(monkeypatch, install, diffusers="0.20", PyYAML="6.0", tomli="2.0")
     assert install.main() == 0 and calls == []
 
 
@@ -57,7 +57,7 @@ def test_nothing_missing_means_nothing_is_asked(install: ModuleType, monkeypatch
 def test_the_version_follows_the_host(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch, torch: str, transformers: str, wanted: str
 ) -> None:
-    calls = installed(monkeypatch, install, torch=torch, transformers=transformers, PyYAML="6")
+    calls = installed(monkeypatch, install, torch=torch, transformers=transformers, PyYAML="6", tomli="2.0")
     install.main()
     assert [words[-1] for words in calls] == [wanted]
 
