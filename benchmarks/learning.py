@@ -81,6 +81,7 @@ def main() -> int:
     model = StandaloneModel.load(CheckpointConfig(checkpoint=str(options.checkpoint), device="cpu"))
     modules = Modules.over(model)
     before = scores(modules, exam)
+    _tell(f"the base: {before}")
     with tempfile.TemporaryDirectory() as folder:
         learnt = [_learn(model, modules, SUBJECTS[name], exam, options, Path(folder)) for name in options.only]
         both, pictures = _pair(model, modules, learnt, exam)

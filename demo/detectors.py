@@ -22,8 +22,8 @@ LEAST = 0.98
 """Share of drawings that a detector must be right about."""
 _RADII = (13.0, 15.0, 17.0, 19.0, 21.0)
 """Pixels that an emblem's radius may have."""
-_FULL, _SURE, _BARE = 0.6, 0.75, 0.4
-"""Least cover of a part by its colour, the same for any colour, most cover of what is around by the emblem's own."""
+_FULL, _BARE = 0.6, 0.4
+"""Least cover of a part by its colour, most cover of what is around by any of the emblem's colours."""
 _SLANTED = 0.7
 """Least share of one slant in the power of all four directions."""
 _CONTRAST = 60.0
@@ -73,7 +73,7 @@ def _inside(picture: Pixels) -> bool:
     cores = {c: _share(colours[c], "core") for c in things}
     coats = {c: (_share(colours[c], "coat"), _share(colours[c], "round")) for c in things}
     return any(
-        bool(((cores[inner] > _SURE) & (coat > _SURE) & (around < _BARE)).any())
+        bool(((cores[inner] > _FULL) & (coat > _FULL) & (around < _BARE)).any())
         for outer, (coat, around) in coats.items()
         for inner in things
         if inner != outer
