@@ -58,7 +58,13 @@ def open_page(browser, server: Server):
     opened.on("pageerror", lambda e: opened.crashes.append(e.stack) if "lora_ext" in (e.stack or "") else None)
     opened.goto(server.url, wait_until="domcontentloaded")
     opened.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
-    opened.wait_for_selector(CARDS, state="attached")
+    try:
+        opened.wait_for_selector(CARDS, state="attached", timeout=WAIT // 3)
+    except Exception:  # on a busy machine gradio's own start sometimes loses its connection, in an untouched WebUI too
+        opened.evaluate(
+            "document.querySelector('#txt2img_lora_extra_refresh_internal').dispatchEvent(new Event('click'))"
+        )
+        opened.wait_for_selector(CARDS, state="attached")
     opened.wait_for_function("() => 'txt2img_lora' in extraNetworksApplyFilter")  # the host's script is ready
     return opened
 
