@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats.family import foreign_model
+from lora_ext.formats.family import CROSS_ATTENTION, foreign_model
 from lora_ext.formats.names import NameTable
 from lora_ext.formats.tensor_names import grouped, kind_title, split_blindly
 from lora_ext.layers import FAMILY_TITLES, Family
@@ -54,12 +54,21 @@ def broken_layers(
     """`broken` of `layers` layers have tensors that cannot be used; `problems` say why, one or more for each."""
     if family not in (None, names.table.family):
         return _wrong_model(path, names, FAMILY_TITLES[family])
-    if broken == layers > 1 and all(MISFIT in problem.what for problem in problems):
+    misfits = broken > 1 and all(MISFIT in problem.what for problem in problems)
+    if misfits and (broken == layers or any(CROSS_ATTENTION.search(problem.field) for problem in problems)):
         title = FAMILY_TITLES[names.table.family]
-        what = f"none of its {layers} layers has the size of the loaded {title} model's, so it is for another model"
+        sizes = f"{broken} of its {layers} layers have another size than the loaded {title} model's"
         first = problems[0]
         where = first.field.removeprefix(f"{os.fspath(path)}: ")
-        return BadInput(Problem(os.fspath(path), what, f"{where} of {first.expected}", first.got, "Load that model."))
+        return BadInput(
+            Problem(
+                os.fspath(path),
+                f"{sizes}: it is for another model",
+                f"{where} of {first.expected}",
+                first.got,
+                "Load that model.",
+            )
+        )
     return several(problems)
 
 

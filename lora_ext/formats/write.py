@@ -22,8 +22,10 @@ def write_network(
 ) -> None:
     """Save `network` as .safetensors with `metadata` and the hashes hosts look for; the file appears whole or not.
 
-    Factors are stored as `dtype`, alpha as float32 so that the scale is kept exactly. The same network and metadata
-    give the same bytes. Raises `BadInput` for numbers that are not finite in `dtype` and for a disk that refuses.
+    Factors are stored as `dtype`, alpha as float32 so that the scale is kept exactly, whole numbers as they are. Every
+    kind is written under the names that `Adapter.to_tensors` gives it, a bias under its owner's prefix. The same
+    network and metadata give the same bytes. Raises `BadInput` for numbers that are not finite in `dtype` and for a
+    disk that refuses.
     """
     path = Path(path)
     tensors = _tensors(path, network, names, dtype)
@@ -46,7 +48,7 @@ def _tensors(path: Path, network: Network, names: NameTable, dtype: torch.dtype)
         prefix = names.kohya(layer)
         for own, tensor in adapter.to_tensors().items():
             key = f"{prefix}.{own}"
-            stored = tensor.detach().to("cpu", torch.float32 if tensor.dim() == 0 else dtype)
+            stored = _stored(tensor.detach().cpu(), dtype)
             if not torch.isfinite(stored.float()).all():
                 problems.append(_not_finite(path, key, tensor, dtype))
             tensors[key] = stored
@@ -55,6 +57,12 @@ def _tensors(path: Path, network: Network, names: NameTable, dtype: torch.dtype)
     if not tensors:
         raise BadInput(Problem(os.fspath(path), "the network is empty", "at least one layer"))
     return dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.float32 if tensor.dim() == 0 else dtype)
 
 
 def _not_finite(path: Path, key: str, tensor: Tensor, dtype: torch.dtype) -> Problem:

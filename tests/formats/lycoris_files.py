@@ -46,7 +46,7 @@ ALGOS: Mapping[str, Mapping[str, object]] = {
 
 PRESET = """
 enable_conv = true
-unet_target_module = ["Transformer2DModel", "ResnetBlock2D", "Downsample2D"]
+unet_target_module = [{classes}]
 unet_target_name = ["conv_in", "time_embedding.linear_2"]
 text_encoder_target_module = ["CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"]
 text_encoder_target_name = []
@@ -60,7 +60,8 @@ def made(peer: Peer, variant: str, path: Path, dtype: torch.dtype, rank: int = 4
 
     text = peer.text[0] if len(peer.text) == 1 else peer.text
     preset = path.with_suffix(".toml")
-    preset.write_text(PRESET, "utf8")
+    classes = '"Transformer2DModel"' + (', "ResnetBlock2D", "Downsample2D"' if peer.family != "sdxl" else "")
+    preset.write_text(PRESET.format(classes=classes), "utf8")
     arguments = {"preset": str(preset), **ALGOS[variant]}
     network = kohya.create_network(1.0, rank, alpha, None, text, peer.unet, warn_on_unmatched=False, **arguments)
     owners = layers_by_module(peer)

@@ -259,6 +259,33 @@ def test_both_kohya_spellings(tmp_path, family, spelling):
     checked(peer, tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize("start", ["lycoris_", "lycoris.", "lycoris_unet_", "unet.", "base_model.model."])
+def test_lycoris_with_and_without_dots(tmp_path, start):
+    peer, names = peer_models.peer("sd1"), peer_models.names("sd1")
+    made = network(peer, targets(peer, "unet"))
+
+    def prefix(name):
+        module = peer.table.layers[name].module
+        return start + (module.replace(".", "_") if start.endswith("_") else module)
+
+    safetensors.torch.save_file(kohya_tensors(names, made, prefix), tmp_path / "a.safetensors")
+    safetensors.torch.save_file(kohya_tensors(names, made, names.kohya), tmp_path / "b.safetensors")
+    a, b = (read_network(tmp_path / f"{n}.safetensors", names) for n in "ab")
+    assert a.unmatched == ()
+    assert a.network.identity == b.network.identity
+
+
+@pytest.mark.parametrize(("made_for", "loaded"), [("sd1", "sd2"), ("sd2", "sd1"), ("sdxl", "sd1"), ("sd1", "sdxl")])
+def test_a_small_model_of_another_family(tmp_path, made_for, loaded):
+    """Shrunken models have no family's widths; names and sizes tell all the same."""
+    peer, names = peer_models.peer(made_for), peer_models.names(made_for)
+    tensors = kohya_tensors(names, network(peer, targets(peer)), names.kohya)
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match=r"a\.safetensors: .*(for another model|this network is for)") as caught:
+        read_network(tmp_path / "a.safetensors", peer_models.names(loaded))
+    assert len(caught.value.problems) == 1
+
+
 def test_a_part_of_a_model_is_enough(tmp_path):
     for component in ("unet", "te1"):
         peer, names = peer_models.peer("sd1"), peer_models.names("sd1")
