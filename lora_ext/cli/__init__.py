@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_ext train | generate | info | ui`.
+"""The command line: `python -m lora_ext train | generate | data | convert | info | ui`.
 
 Exit codes: 0 done, 2 bad input (one line per error on stderr), 130 stopped by Ctrl-C, 1 a fault of ours (traceback).
 """
@@ -19,6 +19,8 @@ from lora_ext.errors import BadInput, Problem
 COMMANDS = {
     "train": "train a LoRA on a folder of pictures",
     "generate": "render one picture from a prompt with <lora:name:0.7> tags",
+    "data": "look at the pictures and captions of a run before it starts",
+    "convert": "turn another trainer's settings file into ours, or ours into sd-scripts'",
     "info": "say what is in a LoRA file",
     "ui": "open the training tab on its own, without a WebUI",
 }

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from lora_ext.config import Setting, number, settings
+from lora_ext.config.dataset_lines import as_line
+from lora_ext.config_import import EXTENSIONS, parse_file, read_foreign
 from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.given_path import given_path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,19 +80,20 @@ def values(args: argparse.Namespace, config: type) -> dict[str, object]:
 
 
 def read_settings(path: Path, config: type) -> dict[str, object]:
-    """A settings file (.json or .toml), its keys flat (`rank = 16`) or by section (`[network]`). Raises `BadInput`."""
-    if path.suffix.lower() not in (".json", ".toml"):
-        raise BadInput(Problem("config", "this is no settings file", "a .json or .toml file", str(path)))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        raw: object = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except OSError as e:
-        raise BadInput(Problem("config", f"{path} cannot be read ({e.strerror})")) from None
-    except RecursionError:
-        raise BadInput(Problem("config", f"{path} is nested too deeply to be settings")) from None
-    except ValueError as e:  # JSONDecodeError, TOMLDecodeError and UnicodeDecodeError are all of this kind
-        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
-        raise BadInput(Problem("config", f"{path} is not {kind} ({' '.join(str(e).split())})")) from None
+    """A settings file, its keys flat (`rank = 16`) or by section (`[network]`), or one of another trainer.
+
+    What becomes of another trainer's settings is told on stderr. Raises `BadInput`.
+    """
+    if path.suffix.lower() not in EXTENSIONS:
+        expected = "a .json or .toml file, or another trainer's .yaml"
+        raise BadInput(Problem("config", "this is no settings file", expected, str(path)))
+    foreign = read_foreign(path)
+    if foreign:
+        for line in foreign.lines():
+            print(f"note: {line}", file=sys.stderr)
+        known = settings(config)
+        return {name: value for name, value in foreign.settings.items() if name in known}
+    raw = parse_file(path)
     if not isinstance(raw, dict):
         raise BadInput(Problem("config", f"{path} holds no settings", "an object", type(raw).__name__))
     return _flattened(raw, config)
@@ -108,13 +105,21 @@ def _flattened(raw: Mapping[str, object], config: type) -> dict[str, object]:
     out: dict[str, object] = {}
     for key, value in raw.items():
         if key not in sections or not isinstance(value, dict):
-            out[key] = value
+            out[key] = _as_lines(key, value)
             continue
         for name, inner in value.items():
             s = known.get(name)
             # A setting in a wrong section is told apart from one that exists nowhere by its whole name.
-            out[name if s is None or s.section == key else f"{key}.{name}"] = inner
+            out[name if s is None or s.section == key else f"{key}.{name}"] = _as_lines(name, inner)
     return out
+
+
+def _as_lines(name: str, value: object) -> object:
+    """Data sets written as `[[datasets]]` become the lines that the setting is made of."""
+    if name != "datasets" or not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        return value
+    scalars = [{k: v for k, v in one.items() if isinstance(v, (bool, int, float, str))} for one in value]
+    return value if scalars != value else "\n".join(map(as_line, scalars))
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, object]:

@@ -7,7 +7,7 @@ from lora_ext.data.latents import LatentCache
 from lora_ext.data.picture import Picture, load_mask, load_picture
 from lora_ext.data.report import DataReport, Skipped
 from lora_ext.data.scan import scan
-from lora_ext.data.sets import as_line, data_sets
+from lora_ext.data.sets import data_sets
 from lora_ext.data.store import Store, fingerprint
 from lora_ext.data.text import TextCache
 
@@ -22,7 +22,6 @@ __all__ = [
     "Skipped",
     "Store",
     "TextCache",
-    "as_line",
     "bucket_sizes",
     "data_sets",
     "fingerprint",

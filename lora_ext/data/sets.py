@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 
 from lora_ext.config import DataConfig, DataSetConfig, flat, read, settings
+from lora_ext.config.dataset_lines import parse_line
 from lora_ext.errors import BadInput, Problem
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Scalar = bool | int | float | str
 
 NOT_SHARED = {"caption_file": "", "mask_folder": "", "concept": ""}
 """What is said of the main set's pictures says nothing about others."""
@@ -46,11 +39,6 @@ def data_sets(config: DataConfig) -> tuple[DataSetConfig, ...]:
     return (main, *further)
 
 
-def as_line(values: Mapping[str, Scalar]) -> str:
-    """A data set as a line of the setting `datasets`."""
-    return ", ".join(f"{name} = {_toml(value)}" for name, value in values.items())
-
-
 def _as_set(values: Mapping[str, object]) -> DataSetConfig:
     known = settings(DataSetConfig)
     found = {name: value for name, value in values.items() if name in known}
@@ -60,12 +48,7 @@ def _as_set(values: Mapping[str, object]) -> DataSetConfig:
 
 
 def _line(main: DataSetConfig, line: str) -> DataSetConfig:
-    try:
-        given = tomllib.loads(f"set = {{ {line.strip().rstrip(',')} }}")["set"]
-    except tomllib.TOMLDecodeError:
-        fix = "Texts need quotes: images = 'D:/dogs', repeats = 2"
-        what = Problem("datasets", "this cannot be read", "name = value, name = value", line.strip(), fix)
-        raise BadInput(what) from None
+    given = parse_line(line)
     if "images" not in given:
         raise BadInput(Problem("datasets", "a data set needs its own folder", "images = '…'", line.strip()))
     others = NOT_OF_OTHERS if given.get("regularisation") is True else {}
@@ -75,14 +58,3 @@ def _line(main: DataSetConfig, line: str) -> DataSetConfig:
 def _of_line(number: int, problem: Problem) -> Problem:
     what = problem.what if problem.field == "datasets" else f"{problem.field}: {problem.what}"
     return dataclasses.replace(problem, field="datasets", what=f"line {number}: {what}")
-
-
-def _toml(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if "'" in value or "\n" in value or not value.isprintable():
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
-    return f"'{value}'"

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from lora_ext.config import DataConfig
-from lora_ext.data import Batches, DataReport, as_line, data_sets, scan
+from lora_ext.config.dataset_lines import as_line
+from lora_ext.data import Batches, DataReport, data_sets, scan
 from lora_ext.errors import BadInput
 
 

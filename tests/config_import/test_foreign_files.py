@@ -1,0 +1,411 @@
+"""Files of other trainers: every key accounted for, and the values where they belong.
+
+The files are made for these tests. Real files, where there are any at hand, can be named in LORA_EXT_FOREIGN_CONFIGS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_ext.config import DataConfig, TrainConfig, read, settings
+from lora_ext.config_import import Import, read_foreign
+from lora_ext.config_import.outcome import Everything
+from lora_ext.data import data_sets
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILES = Path(__file__).parent / "files"
+
+KOHYA_FORM = 51
+"""Keys that the kohya_ss form of early 2023 saves."""
+
+
+def imported(name: str) -> Import:
+    out = read_foreign(FILES / name)
+    assert out is not None
+    return out
+
+
+def why(out: Import, key: str) -> str:
+    (entry,) = [e for e in (*out.refused, *out.meaningless) if e.key == key]
+    return entry.what
+
+
+def keys(entries) -> list[str]:
+    return [e.key for e in entries]
+
+
+def test_every_key_of_the_form_is_in_exactly_one_list() -> None:
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    out = imported("kohya_form.json")
+    assert len(raw) == KOHYA_FORM
+    assert sorted(keys(out.mapped) + keys(out.refused) + keys(out.meaningless)) == sorted(raw)
+
+
+@pytest.mark.parametrize("key", sorted(json.loads((FILES / "kohya_form.json").read_text())))
+def test_no_key_of_the_form_is_unknown_when_alone(key: str) -> None:
+    from lora_ext.config_import.recognise import read_tree
+
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    out = read_tree({key: raw[key], "train_batch_size": 1}, ".json", FILES)
+    assert out is not None
+    assert key in out.keys()  # noqa: SIM118
+    assert not any("nobody told" in e.what for e in out.refused)
+
+
+@pytest.mark.parametrize("path", [p for p in os.environ.get("LORA_EXT_FOREIGN_CONFIGS", "").split(os.pathsep) if p])
+def test_real_files(path: str) -> None:
+    out = read_foreign(Path(path))
+    assert out is not None
+    assert not any("nobody told" in e.what for e in out.refused)
+    if path.endswith(".json"):
+        assert set(json.loads(Path(path).read_text())) == out.keys()
+
+
+def test_the_forms_values() -> None:
+    out = imported("kohya_form.json")
+    assert out.origin == "kohya_ss"
+    assert not out.refused
+    assert out.settings == {
+        "checkpoint": "models/base.safetensors",
+        "images": "pictures/cat",
+        "output": "loras/cat.safetensors",
+        "resolution": 512,
+        "learning_rate": 1e-4,
+        "text_encoder_lr": 5e-5,
+        "schedule": "cosine",
+        "warmup_percent": 10.0,
+        "batch_size": 3,
+        "epochs": 4,
+        "save_every_epochs": 2,
+        "precision": "bf16",
+        "save_precision": "fp16",
+        "seed": 7,
+        "caption_extension": ".txt",
+        "buckets": False,
+        "checkpointing": True,
+        "optimizer": "adamw8bit",
+        "shuffle_tags": True,
+        "prior_weight": 0.5,
+        "rank": 24,
+        "alpha": 12.0,
+        "flip": True,
+        "clip_skip": 2,
+        "accumulate": 2,
+        "caption_tokens": "150",
+        "decode_threads": 1,
+        "keep_tokens": 1,
+    }
+    read(Everything, out.settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "said"),
+    [
+        ({"full_fp16": True}, "full_fp16", "float32"),
+        ({"save_model_as": "ckpt"}, "save_model_as", "always .safetensors"),
+        ({"stop_text_encoder_training": 20}, "stop_text_encoder_training", "percent"),
+        ({"pretrained_model_name_or_path": "someone/model"}, "pretrained_model_name_or_path", "no checkpoint file"),
+        ({"lr_scheduler": "adafactor"}, "lr_scheduler", "is not one of"),
+        ({"resume": "state"}, "resume", "start_from"),
+        ({"max_resolution": "500,500"}, "max_resolution", "multiple of 64"),
+        ({"max_resolution": "wide"}, "max_resolution", "cannot be read"),
+        ({"network_dim": 0}, "network_dim", "out of range"),
+        ({"LoRA_type": "LyCORIS/DyLoRA"}, "LoRA_type", "cannot be trained"),
+        ({"brand_new_option": 1}, "brand_new_option", "nobody told"),
+        ({"optimizer": "Lion8bit"}, "optimizer", "optimizer_class"),
+    ],
+)
+def test_what_is_refused_is_refused_by_name(tmp_path: Path, change: dict, key: str, said: str) -> None:
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(raw | change))
+    out = read_foreign(tmp_path / "a.json")
+    assert key in keys(out.refused)
+    assert said in why(out, key)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"color_aug": True}, {"colour_jitter": 0.1}),
+        ({"max_train_epochs": "9"}, {"epochs": 9}),
+        ({"unet_lr": "", "text_encoder_lr": ""}, {"learning_rate": 2e-4, "text_encoder_lr": 2e-4}),
+        ({"unet_lr": "0"}, {"learning_rate": 0.0, "text_encoder_lr": 5e-5}),
+        ({"max_resolution": "512,768"}, {"resolution": 576}),
+        ({"lora_network_weights": "old.safetensors"}, {"start_from": "old.safetensors"}),
+        ({"reg_data_dir": "cats"}, {"regularisation_images": "cats"}),
+        ({"lr_scheduler": "polynomial"}, {"schedule": "polynomial", "schedule_power": 1.0}),
+        ({"LoRA_type": "LyCORIS/LoKr", "factor": 8, "conv_dim": 4}, {"kind": "lokr", "lokr_factor": 8, "conv_rank": 4}),
+        (
+            {"LoRA_type": "Standard", "factor": 8, "conv_dim": 4},
+            {"kind": "lora", "lokr_factor": None, "conv_rank": None},
+        ),
+        (
+            {"optimizer": "pytorch_optimizer.CAME", "use_8bit_adam": False},
+            {"optimizer_class": "pytorch_optimizer.CAME"},
+        ),
+        ({"optimizer_args": "d_coef=2 betas=.9,.999"}, {"optimizer_args": "d_coef=2 betas=(.9,.999)"}),
+        ({"bucket_no_upscale": True, "enable_bucket": True}, {"upscale_limit": 1.0}),
+        ({"bucket_no_upscale": True}, {"upscale_limit": None}),
+    ],
+)
+def test_keys_that_hang_together(tmp_path: Path, change: dict, wanted: dict) -> None:
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(raw | change))
+    out = read_foreign(tmp_path / "a.json")
+    assert {name: out.settings.get(name) for name in wanted} == wanted
+    assert set(raw | change) == out.keys()
+
+
+def test_sd_scripts_with_its_data_sets() -> None:
+    out = imported("sd_scripts.toml")
+    assert out.origin == "sd-scripts"
+    lines = out.settings.pop("datasets")
+    assert out.settings == {
+        "checkpoint": "models/base.safetensors",
+        "output": "fox",
+        "learning_rate": 1e-3,
+        "text_encoder_lr": 1e-5,
+        "text_encoder_2_lr": 2e-5,
+        "schedule": "cosine_with_restarts",
+        "schedule_cycles": 3,
+        "warmup_percent": 5.0,
+        "epochs": 8,
+        "optimizer": "prodigy",
+        "optimizer_args": "betas=(0.9,0.99) decouple=True",
+        "weight_decay": 0.1,
+        "min_snr_gamma": 5.0,
+        "noise_offset": 0.05,
+        "loss_type": "mse",
+        "precision": "fp32",
+        "kind": "loha",
+        "rank": 8,
+        "alpha": 1.0,
+        "conv_rank": 4,
+        "conv_alpha": 2.0,
+        "layers": "attention_ff",
+        "preview_prompt": "a fox",
+        "preview_negative": "blurry",
+        "preview_width": 640,
+        "preview_height": 448,
+        "preview_seed": 5,
+        "preview_cfg": 6.5,
+        "preview_steps": 12,
+        "images": "D:\\foxes",
+        "concept": "sks fox",
+        "repeats": 10,
+        "resolution": 640,
+        "batch_size": 4,
+        "buckets": True,
+        "upscale_limit": 1.0,
+        "shuffle_tags": True,
+        "caption_extension": ".caption",
+        "keep_tokens": 2,
+    }
+    assert [(e.key, e.what) for e in out.assumed] == [("alpha", "1.0")]
+    assert set(keys(out.refused)) == {
+        "network_args.magic",
+        "save_last_n_epochs",
+        "sample_prompts --x",
+        "sample_prompts (further lines)",
+        "datasets.1.subsets.0.face_crop_aug_range",
+        "batch_size",
+    }
+    known = {name: value for name, value in out.settings.items() if name in settings(DataConfig)}
+    _, reg, drawings = data_sets(read(DataConfig, {**known, "datasets": lines}))
+    assert (reg.images, reg.regularisation, reg.concept, reg.repeats, reg.keep_tokens) == ("animals", True, "fox", 1, 1)
+    assert (reg.resolution, reg.upscale_limit, reg.shuffle_tags) == (640, 1.0, True)
+    assert (drawings.images, drawings.resolution, drawings.buckets, drawings.upscale_limit) == (
+        "drawings",
+        512,
+        False,
+        0,
+    )
+    assert (drawings.shuffle_tags, drawings.flip, drawings.caption_template) == (False, True, "drawing of [filewords]")
+    assert (drawings.concept, drawings.repeats, drawings.keep_tokens) == ("", 1, 1)
+
+
+def test_every_key_of_the_data_sets_is_accounted_for() -> None:
+    out = imported("sd_scripts_data.toml")
+    raw = tomllib.loads((FILES / "sd_scripts_data.toml").read_text())
+    wanted = {f"general.{key}" for key in raw["general"]} - {"general.keep_tokens"} | {"general.keep_tokens"}
+    for i, one in enumerate(raw["datasets"]):
+        wanted |= {f"datasets.{i}.{key}" for key in one if key != "subsets"}
+        wanted |= {f"datasets.{i}.subsets.{j}.{key}" for j, subset in enumerate(one["subsets"]) for key in subset}
+    assert wanted <= out.keys()
+
+
+def test_lora_scripts() -> None:
+    out = imported("lora_scripts.toml")
+    raw = tomllib.loads((FILES / "lora_scripts.toml").read_text())
+    assert out.origin == "lora-scripts"
+    assert set(raw) == out.keys()
+    assert set(keys(out.refused)) == {"min_bucket_reso", "max_bucket_reso", "sample_sampler", "full_bf16"}
+    some = {
+        "resolution": 832,
+        "learning_rate": 2e-4,
+        "text_encoder_lr": 0.0,
+        "optimizer": "prodigy",
+        "optimizer_args": "d_coef=2.0",
+        "schedule_power": 1.0,
+        "warmup": 20,
+        "cache": "disk",
+        "preview_prompt": "an owl",
+        "output": "output/owl.safetensors",
+        "regularisation_images": "train/birds",
+    }
+    assert {name: out.settings[name] for name in some} == some
+    read(Everything, out.settings)
+
+
+def test_hcp_with_its_bases() -> None:
+    out = imported("hcp.yaml")
+    assert out.origin == "HCP-Diffusion"
+    lines = out.settings.pop("datasets")
+    rules = out.settings.pop("layer_rules").split("; ")
+    attention = r"^unet:.*\.(?:attn\d?)(?:\.|$)"
+    assert out.settings == {
+        "rank": 16,
+        "alpha": 4.0,
+        "learning_rate": 1e-5,
+        "text_encoder_lr": 3e-5,
+        "only_layers": rf"{attention}|^unet:.*\.(?:ff)(?:\.|$)|^te\d:.*\.(?:self_attn)(?:\.|$)",
+        "precision": "fp16",
+        "seed": 114514,
+        "decode_threads": 3,
+        "accumulate": 2,
+        "epochs": 12,
+        "save_every_steps": 100,
+        "optimizer": "lion",
+        "weight_decay": 1e-3,
+        "schedule": "constant",
+        "warmup": 50,
+        "checkpoint": "models/base.safetensors",
+        "caption_tokens": "150",
+        "clip_skip": 2,
+        "batch_size": 4,
+        "buckets": True,
+        "resolution": 768,
+        "images": "owls/",
+        "caption_file": "owls/captions.json",
+        "caption_template": "a photo of sks-owl, [filewords]",
+        "repeats": 3,
+    }
+    assert rules[0] == f"{attention} => rank=16 alpha=4 lr=2e-4"
+    assert rules[2].endswith("rank=2 lr=3e-5 dropout=0.1")
+    _, second = data_sets(read(DataConfig, {"images": "x", "datasets": lines}))
+    assert (second.images, second.resolution) == ("more owls/", 768)
+    assert set(keys(out.refused)) == {"_base_", "train.scale_lr", "train.ghost"}
+    assert "nowhere.yaml" in why_all(out, "_base_")
+    assert "logger" in keys(out.meaningless)
+
+
+def why_all(out: Import, key: str) -> str:
+    return " ".join(e.what for e in out.refused if e.key == key)
+
+
+def test_the_layers_of_hcp_are_our_layers() -> None:
+    """The patterns find what HCP's find in a real table of layers."""
+    import re
+
+    pattern = imported("hcp.yaml").settings["only_layers"]
+    names = [
+        "unet:input_blocks.1.1.transformer_blocks.0.attn2.to_k",
+        "unet:middle_block.1.transformer_blocks.0.ff.net.2",
+        "unet:input_blocks.1.1.proj_in",
+        "te1:text_model.encoder.layers.0.self_attn.q_proj",
+        "te1:text_model.encoder.layers.0.mlp.fc1",
+        "unet:input_blocks.1.0.in_layers.2",
+    ]
+    assert [bool(re.search(pattern, name)) for name in names] == [True, True, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "not YAML"),
+        ("- 1", "holds no settings"),
+        ("_base_: a.yaml", "builds on itself"),
+        ("a: !!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_bad_yaml_is_said(tmp_path: Path, text: str, said: str) -> None:
+    from lora_ext.errors import BadInput
+
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        read_foreign(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("512*768", 393216), ("(1+2)*3//2", 4), ("-2+7/2", 1.5)]
+)  # fmt: skip
+def test_sums(text: str, value: float) -> None:
+    from lora_ext.config_import.hcp_yaml import evaluate
+
+    assert evaluate(text) == value
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "2**99", "a", "1/0", "[1]", "'a'*9", "(" * 500])
+def test_sums_are_only_sums(text: str) -> None:
+    from lora_ext.config_import.hcp_yaml import evaluate
+
+    with pytest.raises((ValueError, MemoryError)):
+        evaluate(text)
+
+
+def test_concepts() -> None:
+    out = imported("concepts.json")
+    lines = out.settings.pop("datasets")
+    assert out.settings == {
+        "images": "people/ada",
+        "concept": "ada",
+        "caption_template": "photo of ada, [filewords]",
+        "preview_prompt": "ada on a horse",
+        "preview_cfg": 6.0,
+        "preview_steps": 30,
+    }
+    data = {k: v for k, v in out.settings.items() if "preview" not in k}
+    _, others, lab = data_sets(read(DataConfig, {**data, "datasets": lines}))
+    assert (others.images, others.regularisation, others.caption_template) == (
+        "people/others",
+        True,
+        "photo of a person",
+    )
+    assert (lab.images, lab.caption_template, lab.regularisation) == ("places/lab", "the lab", False)
+    assert set(keys(out.refused)) == {"0.num_class_images_per", "0.sample_seed"}
+    raw = json.loads((FILES / "concepts.json").read_text())
+    assert {f"{i}.{key}" for i, one in enumerate(raw) for key in one} == out.keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"rank": 4, "learning_rate": 1e-4}', '{"network": {"rank": 4}}', '{"learning_rate": 1, "seed": 2}', "[]", "3"],
+)
+def test_files_of_our_own_are_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert read_foreign(tmp_path / "a.json") is None
+
+
+def test_tables_name_settings_that_there_are() -> None:
+    from lora_ext.config_import import concepts, hcp, kohya_keys, kohya_network, preview_prompts
+    from lora_ext.config_import.rules import To, When
+
+    tables = [kohya_keys.KEYS, kohya_network.ARGUMENTS, kohya_network.FORM, hcp.RUN, hcp.DATA, concepts.KEYS]
+    named = {rule.setting for table in tables for rule in table.values() if isinstance(rule, (To, When))}
+    assert named | set(preview_prompts.SIGNS.values()) <= set(settings(Everything))
+
+
+def test_the_same_as_written_by_us(tmp_path: Path) -> None:
+    """What `read` makes of an import is what was meant, for a whole run."""
+    out = imported("lora_scripts.toml")
+    known = {k: v for k, v in out.settings.items() if k in settings(TrainConfig)}
+    assert read(TrainConfig, known).optim.learning_rate == 2e-4
