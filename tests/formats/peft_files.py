@@ -44,7 +44,8 @@ ROTATIONS: Mapping[str, Callable[[], Any]] = {
     "oft": lambda: _oft(block_share=False),
     "oft-shared": lambda: _oft(block_share=True),
     "oft-exact": lambda: _oft(use_cayley_neumann=False),
-    "boft": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=WIDE, boft_n_butterfly_factor=1),
+    "boft": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=ATTENTION, boft_n_butterfly_factor=1),
+    "boft-conv": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=WIDE, boft_n_butterfly_factor=1),
 }
 
 

