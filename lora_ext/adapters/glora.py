@@ -20,8 +20,8 @@ from lora_ext.adapters.reading import (
     fitted,
     float32,
     rank_of,
-    scalar_of,
     scale_of,
+    with_scalar,
 )
 from lora_ext.errors import BadInput
 from lora_ext.layers import ConvGeometry
@@ -57,9 +57,8 @@ class GloraAdapter(Adapter):
         check_layer(shape, "GLoRA")
         found = checked(tensors, (A1, A2, B1, B2), (BM,))
         a1, a2, b1, b2, *core = _fit_either(found, shape)
-        rank, scalar = a2.shape[0], scalar_of(tensors)
-        alpha = scale_of(tensors, rank) * rank
-        return cls((a1, a2 * scalar), (b1, b2 * scalar), core[0] if core else None, alpha)
+        alpha = scale_of(tensors, a2.shape[0]) * a2.shape[0]
+        return cls((a1, with_scalar(a2, tensors)), (b1, with_scalar(b2, tensors)), core[0] if core else None, alpha)
 
     @property
     def scale(self) -> float:

@@ -19,8 +19,8 @@ from lora_ext.adapters.reading import (
     fitted,
     float32,
     rank_of,
-    scalar_of,
     scale_of,
+    with_scalar,
 )
 from lora_ext.adapters.start import check_rank, normal
 from lora_ext.layers import ConvGeometry
@@ -83,7 +83,7 @@ class LohaAdapter(Adapter):
         w1_a, w1_b, w2_a, w2_b, *cores = fitted(found, wanted, shape)
         pair = (cores[0], cores[1]) if cored else None
         alpha = scale_of(tensors, rank) * rank
-        return cls((w1_a * scalar_of(tensors), w1_b), (w2_a, w2_b), pair, alpha)
+        return cls((with_scalar(w1_a, tensors), w1_b), (w2_a, w2_b), pair, alpha)
 
     @property
     def rank(self) -> int:

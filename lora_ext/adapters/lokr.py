@@ -21,9 +21,9 @@ from lora_ext.adapters.reading import (
     fitted,
     float32,
     rank_of,
-    scalar_of,
     scale_of,
     size,
+    with_scalar,
 )
 from lora_ext.adapters.start import check_rank, factorization, uniform
 from lora_ext.errors import BadInput, Problem
@@ -117,12 +117,12 @@ class LokrAdapter(Adapter):
         fits = dict(zip(wanted, fitted(found, wanted, shape), strict=True))
         rank, scale = _rank_and_scale(tensors, found)
         first = W1 if W1 in fits else W1A
-        # where both sides are whole no rank says what alpha means, so that a finished factor goes into the numbers
-        fits[first] = fits[first] * (scalar_of(tensors) * (1.0 if rank else scale))
+        fits[first] = with_scalar(fits[first], tensors)
+        if rank is None:  # nothing says what alpha means, so that a finished factor goes into the numbers
+            fits[first] = fits[first] * scale
         small = Block(fits.get(W1), fits.get(W1A), fits.get(W1B))
-        return cls(
-            small, Block(fits.get(W2), fits.get(W2A), fits.get(W2B), fits.get(T2)), scale * rank if rank else 1.0
-        )
+        large = Block(fits.get(W2), fits.get(W2A), fits.get(W2B), fits.get(T2))
+        return cls(small, large, scale * rank if rank else 1.0)
 
     @property
     def rank(self) -> int | None:

@@ -20,9 +20,9 @@ from lora_ext.adapters.reading import (
     fitted,
     float32,
     rank_of,
-    scalar_of,
     scale_of,
     size,
+    with_scalar,
 )
 from lora_ext.adapters.start import check_rank, uniform
 from lora_ext.errors import BadInput, Problem
@@ -96,7 +96,7 @@ class LoraAdapter(Adapter):
         if MID in found:
             wanted[MID] = (rank, rank, *kernel)
         down, up, *mid = fitted(found, wanted, shape)
-        return cls(down, up * scalar_of(tensors), mid[0] if mid else None, scale_of(tensors, rank) * rank)
+        return cls(down, with_scalar(up, tensors), mid[0] if mid else None, scale_of(tensors, rank) * rank)
 
     @property
     def rank(self) -> int:

@@ -78,9 +78,9 @@ def scale_of(tensors: Mapping[str, Tensor], rank: int) -> float:
     return 1.0
 
 
-def scalar_of(tensors: Mapping[str, Tensor]) -> float:
-    """LyCORIS' trained factor (`use_scalar`), 1 where there is none. It may be 0. Raises `BadInput`."""
-    return number(SCALAR, tensors[SCALAR]) if SCALAR in tensors else 1.0
+def with_scalar(tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """`tensor` times LyCORIS' trained factor (`use_scalar`), if there is one. It may be 0. Raises `BadInput`."""
+    return tensor * number(SCALAR, tensors[SCALAR]) if SCALAR in tensors else tensor
 
 
 def number(name: str, tensor: Tensor) -> float:
