@@ -84,3 +84,17 @@ def test_lowvram_is_refused_for_training_and_the_builtin_may_be_off(
     assert job["state"] == "failed" and "--lowvram" in job["problems"][0]["text"]
     assert "missing: there is no LoRA" in server.comments(f"{CAT}<lora:missing:1>")
     assert server.png(CAT) == plain
+
+
+def test_weights_in_fp8(serve: Callable[..., Server], base_checkpoints: list[Path]) -> None:
+    """No word of the builtin here: on a CPU it multiplies its factors in bf16, too coarse to compare with."""
+    server = serve("", fp8_storage="Enable")
+    assert any("float8" in dtype for dtype in server.get("/probe/model")["dtypes"].values()), "the host has no fp8"
+    write(base_checkpoints[0], "lora", server.loras / "coarse.safetensors")
+    plain, before = server.png(CAT), server.get("/probe/model")["tensors"]
+    ours = server.png(f"{CAT}<lora:coarse:0.8>")
+    assert apart(ours, plain) > 0
+    assert server.png(CAT) == plain and server.get("/probe/model")["tensors"] == before
+    assert server.png(f"{CAT}<lora:coarse:0.8>") == ours
+    server.set(cache_fp16_weight=True)
+    assert "'Cache FP16 weight for LoRA' is the builtin loader's" in server.comments(f"{CAT}<lora:coarse:0.8>")

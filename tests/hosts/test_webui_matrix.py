@@ -45,10 +45,11 @@ def format(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tag(family: str, format: str, server: Server, base_checkpoints: list[Path]) -> str:
-    path = server.loras / f"{family}-{format}.safetensors"
-    if not path.exists():
-        write(next(p for p in base_checkpoints if p.stem == family), format, path)
-    return f"<lora:{path.stem}:0.8>"
+    for kind in {format, "lora"}:
+        path = server.loras / f"{family}-{kind}.safetensors"
+        if not path.exists():
+            write(next(p for p in base_checkpoints if p.stem == family), kind, path)
+    return f"<lora:{family}-{format}:0.8>"
 
 
 @pytest.fixture(scope="session")

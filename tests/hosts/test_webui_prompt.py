@@ -139,10 +139,11 @@ def test_the_refiner_gets_the_tags_too(server: Server) -> None:
     wish = {"refiner_checkpoint": "sd1-other.safetensors", "refiner_switch_at": 0.5}
     tags = f"{CAT}<lora:kind one:0.6><lora:kind two:0.5>"
     ours, plain = server.png(tags, **wish), server.png(CAT, **wish)
+    server.png(CAT)  # the first model is there again
     server.set(sd_checkpoints_limit=2)
     try:
-        assert apart(server.png(tags, **wish), ours) == 0, "with both models kept loaded"
-        assert apart(server.png(tags, **wish), ours) == 0, "without loading either"
+        assert apart(server.png(tags, **wish), ours) == 0, "with a second model made in the middle of the picture"
+        assert apart(server.png(tags, **wish), ours) == 0, "with both models kept"
         assert apart(server.png(CAT, **wish), plain) == 0
     finally:
         server.set(sd_checkpoints_limit=1)
@@ -250,3 +251,14 @@ def test_handing_over_and_taking_back(server: Server, plain: bytes) -> None:
 def test_a_lora_of_another_family_is_told(server: Server) -> None:
     told = server.comments(f"{CAT}<lora:big:1>")
     assert "big" in told and "SDXL" in told and "SD 1.x" in told
+
+
+def test_another_extension_that_takes_the_tags(server: Server) -> None:
+    ours = server.png(f"{CAT}<lora:kind one:0.8>")
+    server.post("/probe/rival/true", {})
+    try:
+        assert apart(server.png(f"{CAT}<lora:kind one:0.8>"), ours) <= 2, "ours is still on, or the builtin asleep"
+        assert "Rival) handles these tags" in server.get("/probe/comments")["comments"]
+    finally:
+        server.post("/probe/rival/false", {})
+    assert apart(server.png(f"{CAT}<lora:kind one:0.8>"), ours) == 0

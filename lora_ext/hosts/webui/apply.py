@@ -33,7 +33,8 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         super().__init__("lora")
         self.library = library
         self.before = before
-        self.run: Run | None = None
+        self._runs: list[Run] = []
+        self._on: Run | None = None
         self._given_back = False
         self._conditionings = Conditionings()
         self._embeddings = BundledEmbeddings()
@@ -43,7 +44,7 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
 
         Bad tags never hinder good ones, and nothing of the last prompt stays on.
         """
-        self.run = None
+        self._end(p)
         model = sd_models.model_data.sd_model
         if model is None:
             return
@@ -56,29 +57,34 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
             Builtin.find().sleep(model)
         hires = _is_second_pass(p, params_list)
         tell(p, _mixed(p, hires))
-        self.run = Run(p, self.library, _with_default(p, params_list), hires)
-        self._go_on(p, self.run)
-        self._add_hashes(p, self.run)
+        run = Run(p, self.library, _with_default(p, params_list), hires)
+        self._runs.append(run)
+        self._go_on(p, run)
+        self._add_hashes(p, run)
 
     def deactivate(self, p: processing.StableDiffusionProcessing) -> None:
         """Called after a run whose prompt had tags. The weights stay as they are for the next one."""
-        self.run = None
+        self._end(p)
         if self._given_back and self.before is not None:
             self.before.deactivate(p)
 
     def before_step(self, params: script_callbacks.CFGDenoiserParams) -> None:
         """Called before each time the sampler asks the UNet."""
-        if self.run is None or params.denoiser is None or not self.run.belongs_to(params.denoiser.p):
-            return
-        model = sd_models.model_data.sd_model
-        if model is not None and (self.run.changes or not self.run.is_on(model)):
-            self.run.go_on(model, moment_of(params.denoiser, self.run.hires))
+        run = self._run_of(getattr(params.denoiser, "p", None))
+        if run is not None and (run.changes or not self._is_on(run)):
+            self._put_on(run, moment_of(params.denoiser, run.hires))
 
     def before_encoding(self, p: processing.StableDiffusionProcessing) -> None:
         """Called before prompts are encoded: the refiner may have taken the model's place since `activate`."""
-        model = sd_models.model_data.sd_model
-        if self.run is not None and self.run.belongs_to(p) and model is not None and not self.run.is_on(model):
-            self._go_on(p, self.run)
+        run = self._run_of(p)
+        if run is not None and not self._is_on(run):
+            self._go_on(p, run)
+
+    def step_aside(self, live: WebuiModel | None) -> None:
+        """Nothing of ours in the weights, and the builtin awake."""
+        self._on = None
+        self.forget_embeddings()
+        step_aside(live)
 
     def forget_embeddings(self) -> None:
         """None of ours in the host's list."""
@@ -86,9 +92,26 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         if model is not None:
             self._embeddings.use({}, model)
 
-    def _go_on(self, p: processing.StableDiffusionProcessing, run: Run) -> None:
+    def _run_of(self, p: object) -> Run | None:
+        """While the host loads a model it activates no tags for a picture that is none: each has its own run."""
+        return next((run for run in self._runs if run.belongs_to(p)), None)
+
+    def _end(self, p: processing.StableDiffusionProcessing) -> None:
+        self._runs = [run for run in self._runs if not (run.over or run.belongs_to(p))]
+
+    def _is_on(self, run: Run) -> bool:
         model = sd_models.model_data.sd_model
-        run.go_on(model, Moment(hires=run.hires))
+        return model is None or (self._on is run and run.is_on(model))
+
+    def _put_on(self, run: Run, moment: Moment) -> None:
+        if self._on is not run:
+            run.leave()
+        self._on = run
+        run.go_on(sd_models.model_data.sd_model, moment)
+
+    def _go_on(self, p: processing.StableDiffusionProcessing, run: Run) -> None:
+        self._put_on(run, Moment(hires=run.hires))
+        model = sd_models.model_data.sd_model
         tell(p, self._embeddings.use(run.embeddings, model))
         wording = run.tags, run.hires, model.sd_checkpoint_info.filename
         self._conditionings.check(p, wording, run.applied, run.embeddings)
@@ -97,10 +120,9 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         self, live: WebuiModel | None, p: processing.StableDiffusionProcessing, params_list: Params, at_once: bool
     ) -> None:
         """`at_once`: ours were on until now."""
-        step_aside(live)
+        self.step_aside(live)
         if at_once:
             self._conditionings.forget(p)
-            self.forget_embeddings()
         assert self.before is not None
         self.before.activate(p, params_list)
 
@@ -140,9 +162,7 @@ def hand_back() -> None:
     """Before the host unloads its scripts: the builtin as it was, so that it can unload itself."""
     tags = _registered()
     model = sd_models.model_data.sd_model
-    step_aside(supported(model) if model is not None else None)
-    if tags is not None:
-        tags.forget_embeddings()
+    (tags.step_aside if tags is not None else step_aside)(supported(model) if model is not None else None)
     if tags is not None and tags.before is not None:
         extra_networks.register_extra_network(tags.before)
         extra_networks.register_extra_network_alias(tags.before, "lyco")
@@ -177,10 +197,11 @@ def _encode(p: processing.StableDiffusionProcessing, *given: object, **named: ob
 
 def _make_room(p: processing.StableDiffusionProcessing) -> None:
     """Another extension has registered itself for these tags (loractl does); it builds on the builtin, awake."""
-    model = sd_models.model_data.sd_model
+    model, other = sd_models.model_data.sd_model, extra_networks.extra_network_registry.get("lora")
     step_aside(supported(model) if model is not None else None)
-    what = f"{extra_networks.extra_network_registry.get('lora')!r} of another extension handles these tags"
-    tell(p, [Problem("lora", what, fix="Switch that extension off to have them handled by LoRA training's loader.")])
+    if other is not None:
+        what = f"another extension ({type(other).__module__}.{type(other).__qualname__}) handles these tags"
+        tell(p, [Problem("lora", what, fix="Switch it off to have them handled by LoRA training's loader.")])
 
 
 def _registered() -> AdapterTags | None:
@@ -213,6 +234,6 @@ def _with_default(p: processing.StableDiffusionProcessing, params_list: Params) 
     if always not in ("None", "") and not any(tag[0] == always for tag in tags):
         strength = str(shared.opts.extra_networks_default_multiplier)
         text = f"<lora:{always}:{strength}>"
-        p.all_prompts = [prompt if text in prompt else prompt + text for prompt in p.all_prompts]
+        p.all_prompts = [prompt if text in prompt else prompt + text for prompt in p.all_prompts or []]
         tags.append((always, strength))
     return tuple(tags)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from modules import processing, sd_samplers_cfg_denoiser
+from modules import devices, processing, sd_samplers_cfg_denoiser, shared
 
 from lora_ext.adapters import Network
 from lora_ext.errors import BadInput, Problem
@@ -37,12 +37,17 @@ class Run:
         self.wanted, problems = read_tags(tags, library.knows, block_presets())
         self._picture = weakref.ref(p)
         self._library = library
-        self._model: weights.HostModel | None = None
+        self._model: Callable[[], object] = lambda: None  # does not keep a model alive that the host lets go of
         self._checkpoint: weights.Checkpoint | None = None
         self._selection = Selection({})
         self._asked: dict[Network, Strengths] | None = None
         self.applied: Mapping[Network, Strengths] = {}
         tell(p, problems)
+
+    @property
+    def over(self) -> bool:
+        """Whether the picture is gone."""
+        return self._picture() is None
 
     def belongs_to(self, p: object) -> bool:
         """Whether this is a pass of that picture."""
@@ -50,7 +55,11 @@ class Run:
 
     def is_on(self, model: weights.HostModel) -> bool:
         """Whether the model is still the one, with the weights of the checkpoint, that this was put on."""
-        return model is self._model and model.sd_checkpoint_info is self._checkpoint
+        return self._model() is model and model.sd_checkpoint_info is self._checkpoint
+
+    def leave(self) -> None:
+        """The weights are no longer what this asked for: go on from nothing the next time."""
+        self._model = lambda: None
 
     @property
     def changes(self) -> bool:
@@ -86,11 +95,11 @@ class Run:
     def _move_to(
         self, p: processing.StableDiffusionProcessing, model: weights.HostModel, live: WebuiModel | None
     ) -> None:
-        self._model, self._checkpoint = model, model.sd_checkpoint_info
+        self._model, self._checkpoint = weakref.ref(model), model.sd_checkpoint_info
         self._selection, self._asked, self.applied = Selection({}), None, {}
         if live is not None:
             self._selection, problems = select(self.wanted, self._library, live.names)
-            tell(p, problems)
+            tell(p, [*problems, *_on_fp8(self._selection)])
         elif self.tags:
             what = f"LoRAs are not supported for this kind of model ({model.sd_checkpoint_info.name_for_extra})"
             tell(p, [Problem("lora", what, "SD 1.x, SD 2.x or SDXL")])
@@ -118,6 +127,14 @@ def tell(p: processing.StableDiffusionProcessing, problems: Iterable[Problem]) -
         if line not in p.comments:
             log.warning("%s", line)
             p.comment(line)
+
+
+def _on_fp8(selection: Selection) -> list[Problem]:
+    """The host may keep fp16 copies beside its fp8 weights, for its own loader."""
+    if not (selection.shares and devices.fp8 and getattr(shared.opts, "cache_fp16_weight", False)):
+        return []
+    what = "LoRAs are added to the fp8 weights as they are; 'Cache FP16 weight for LoRA' is the builtin loader's"
+    return [Problem("lora", what)]
 
 
 def _apply_each(

@@ -10,6 +10,7 @@ from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, sd
 
 seen: dict[str, str] = {"comments": ""}
 PROMPTS = "|||"
+kept: dict[str, object] = {}
 
 
 class Listener(scripts.Script):
@@ -105,6 +106,20 @@ def fail_sampling(calls: int) -> dict[str, bool]:
     return {"armed": True}
 
 
+def rival(there: bool) -> dict[str, bool]:
+    """Another extension takes the tags, building on the builtin, as loractl does; or is gone again."""
+    from extra_networks_lora import ExtraNetworkLora
+    from modules import extra_networks
+
+    registry = extra_networks.extra_network_registry
+    if there:
+        kept["lora"] = registry["lora"]
+        registry["lora"] = type("Rival", (ExtraNetworkLora,), {})()
+    else:
+        registry["lora"] = kept.pop("lora")
+    return {"there": there}
+
+
 def embeddings() -> list[str]:
     """Words of the textual inversion embeddings that the host knows now."""
     return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings)
@@ -158,13 +173,13 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def one_config_for_sd1() -> None:
-    """Two checkpoints with one config, as most of a user's are: the host loads them into the same tensors."""
+def one_config_per_family() -> None:
+    """Checkpoints with one config, as most of a user's are: the host loads them into the same tensors."""
     usual = sd_models_config.find_checkpoint_config_near_filename
 
     def near(info):
         found = usual(info)
-        return found and found.replace("sd1-other.yaml", "sd1.yaml").replace("sd1-textless.yaml", "sd1.yaml")
+        return found and found.replace("-other.yaml", ".yaml").replace("-textless.yaml", ".yaml")
 
     sd_models_config.find_checkpoint_config_near_filename = near
 
@@ -176,11 +191,12 @@ def routes(_, app: FastAPI) -> None:
     app.add_api_route("/probe/parity", parity, methods=["GET"])
     app.add_api_route("/probe/fail/{calls}", fail_after, methods=["POST"])
     app.add_api_route("/probe/fail-sampling/{calls}", fail_sampling, methods=["POST"])
+    app.add_api_route("/probe/rival/{there}", rival, methods=["POST"])
     app.add_api_route("/probe/embeddings", embeddings, methods=["GET"])
     app.add_api_route("/probe/disturb", disturb, methods=["POST"])
     app.add_api_route("/probe/reload-ui", shared.state.request_restart, methods=["POST"])
     app.add_api_route("/probe/reload-weights", lambda: bool(sd_models.reload_model_weights(forced_reload=True)))
 
 
-one_config_for_sd1()
+one_config_per_family()
 script_callbacks.on_app_started(routes)
