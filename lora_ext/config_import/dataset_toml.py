@@ -82,7 +82,7 @@ def _subset(values: Mapping[str, object], where: Mapping[str, str], out: Import)
         keys = [original.get(entry.key, entry.key) for entry in entries]
         return [Entry(where.get(key, "") + key, entry.what) for key, entry in zip(keys, entries, strict=True)]
 
-    out.take(Import("", {}, placed(part.mapped), placed(part.refused), placed(part.meaningless), part.assumed))
+    out.take(Import("", {}, placed(part.mapped), placed(part.refused), placed(part.meaningless)))
     return part.settings
 
 

@@ -42,8 +42,9 @@ def test_defaults_come_back(tmp_path: Path) -> None:
 
 
 CHANGED = {
-    "rank": 7, "alpha": 3.5, "dropout": 0.25, "clip_skip": 2, "caption_tokens": "150", "epochs": 3, "learning_rate": 3e-4,
-    "text_encoder_lr": 1e-5, "schedule": "cosine", "schedule_cycles": 4, "schedule_power": 3.0, "warmup": 9,
+    "rank": 7, "alpha": 3.5, "dropout": 0.25, "clip_skip": 2, "caption_tokens": "150", "epochs": 3,
+    "learning_rate": 3e-4, "text_encoder_lr": 1e-5,
+    "schedule": "cosine", "schedule_cycles": 4, "schedule_power": 3.0, "warmup": 9,
     "optimizer": "lion", "accumulate": 4, "max_grad_norm": 0.5, "precision": "bf16", "checkpointing": True, "seed": 99,
     "loss_type": "huber", "huber_schedule": "constant", "huber_c": 0.2, "huber_scale": 2.0, "min_snr_gamma": 5.0,
     "debiased": True, "scale_v_loss": True, "masked_loss": True, "prior_weight": 0.5, "noise_offset": 0.05,
