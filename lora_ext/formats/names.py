@@ -65,11 +65,14 @@ class NameTable:
 
     def find(self, prefix: str) -> Layer | None:
         """The layer that `prefix` names in any known spelling, or None."""
-        if prefix not in self._known:
-            if len(self._known) >= MEMORY:
-                self._known.clear()
-            self._known[prefix] = self._look(_underscored(prefix))
-        return self._known[prefix]
+        try:
+            return self._known[prefix]
+        except KeyError:  # no question asked before: another thread may forget everything in between
+            layer = self._look(_underscored(prefix))
+        if len(self._known) >= MEMORY:
+            self._known.clear()
+        self._known[prefix] = layer
+        return layer
 
     def split(self, key: str) -> tuple[Layer, str] | None:
         """A file's tensor name as layer and rest (`lora_up.weight`), or None when no layer is named."""

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.formats.unpickler import Storage, TensorPlan, load_one
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-PICKLE_LIMIT = 32 << 20
+PICKLE_START, PICKLE_LIMIT = 1 << 20, 32 << 20
+"""Bytes of a pickle without its numbers: what nearly all fit in, and the most that is read."""
 NESTS = ("state_dict", "lora", "plugin", "model", "module", "params", "base")
 """Names under which trainers nest the tensors one level deep; the first that holds tensors wins."""
 
@@ -62,24 +64,40 @@ def open_zip(path: Path) -> PickleFile:
 
 
 def open_legacy(path: Path) -> PickleFile:
-    """Read the layout before torch 1.6: five pickles, then each storage as a count and its bytes."""
-    content = path.read_bytes()
-    file = io.BytesIO(content)
-    if _load(path, file) != LEGACY_MAGIC:
+    """Read the layout before torch 1.6: five pickles, then each storage as a count and its bytes.
+
+    Of the numbers nothing is read but how many there are. The pickles are looked for in the first part of the file,
+    and in a larger one only if they do not end there.
+    """
+    size = path.stat().st_size
+    for limit in (PICKLE_START, PICKLE_LIMIT):
+        with path.open("rb") as file:
+            start = io.BytesIO(file.read(limit))
+            try:
+                return _legacy(path, start, file, size)
+            except BadInput:
+                if limit >= min(size, PICKLE_LIMIT):
+                    raise
+    raise AssertionError("the last round returns or raises")
+
+
+def _legacy(path: Path, start: io.BytesIO, file: BinaryIO, size: int) -> PickleFile:
+    if _load(path, start) != LEGACY_MAGIC:
         raise _bad(path, "this pickle is no torch model")
-    version = _load(path, file)
-    facts = _load(path, file)
+    version = _load(path, start)
+    facts = _load(path, start)
     if version != 1001 or not (isinstance(facts, dict) and facts.get("little_endian") is True):
         raise _bad(path, "this is a torch file of a kind nobody writes any more", "protocol 1001, little-endian")
-    plans, numbers = _flatten(path, _load(path, file))
-    keys = _load(path, file)
+    plans, numbers = _flatten(path, _load(path, start))
+    keys = _load(path, start)
     if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys):
         raise _bad(path, "the list of storages is damaged")
     storages = _storages(path, plans)
     places: dict[str, int] = {}
-    position = file.tell()
+    position = start.tell()
     for key in keys:
-        count = int.from_bytes(content[position : position + 8], "little")
+        file.seek(position)
+        count = int.from_bytes(file.read(8), "little")
         storage = storages.get(key)
         if storage is None:
             # a storage of something skipped: its element size is unknown, so nothing after it can be found
@@ -88,7 +106,7 @@ def open_legacy(path: Path) -> PickleFile:
             raise _bad(path, f"storage {key} is damaged", f"{storage.length} numbers", str(count))
         places[key] = position + 8
         position += 8 + count * storage.dtype.itemsize
-    _check_places(path, storages, places, len(content))
+    _check_places(path, storages, places, size)
     return PickleFile(path, plans, numbers, places)
 
 

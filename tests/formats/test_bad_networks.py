@@ -265,6 +265,23 @@ def test_info_reads_no_tensor(tmp_path, monkeypatch):
     assert read_info(path).layers == 1
 
 
+def test_info_of_an_old_pickle_reads_its_start_only(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    torch.save(lora() | {"large": torch.zeros(1 << 20)}, path, _use_new_zipfile_serialization=False)
+    monkeypatch.setattr("pathlib.Path.read_bytes", None)
+    tracemalloc.start()
+    assert read_info(path).tensors == 4
+    assert tracemalloc.get_traced_memory()[1] < 3 << 20  # of 4 MiB of numbers, the first one twice
+    tracemalloc.stop()
+    assert len(read_network(path, NAMES).network.adapters) == 1
+
+
+def test_an_old_pickle_with_a_long_table(tmp_path):
+    tensors = lora() | {"x" * 390 + str(i): torch.zeros(1) for i in range(3000)}
+    torch.save(tensors, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert len(read_network(tmp_path / "a.pt", NAMES).unmatched) == 3000
+
+
 PATTERNS = ["(a+)+$", "(.*.*.*)*x", "x{1,9999}{1,9999}", "(", "[", "a" * 10000 + "*", r"(?P<a>.)\1+", "(?<=a)*"]
 
 
