@@ -40,7 +40,8 @@ class Copied:
 
     def copy_rows(self, start: int, stop: int, out: Tensor) -> None:
         """See `Original`."""
-        out.copy_(self.tensor[start:stop], non_blocking=True)
+        # towards the CPU nobody would wait for the end of it
+        out.copy_(self.tensor[start:stop], non_blocking=out.device.type != "cpu")
 
 
 class Originals:

@@ -40,7 +40,9 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + b + ΔW x; shapes as the layer's."""
         out: Tensor = self.base(x)
-        return out + self.adapter.forward_delta(x, self.weight, self.geometry)
+        delta = self.adapter.forward_delta(x, self.weight, self.geometry)
+        # nothing needs the frozen layer's own output again, so the sum may stand in its place
+        return out.add_(delta) if out.dtype == delta.dtype else out + delta
 
 
 def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:
