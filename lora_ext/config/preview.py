@@ -24,3 +24,11 @@ class PreviewConfig:
     preview_cfg: float = setting(7.0, "Preview CFG scale", "Guidance scale of a preview.", minimum=1.0, maximum=30.0)
     preview_width: int = setting(512, "Preview width", "", unit="px", minimum=64, maximum=2048, multiple=8)
     preview_height: int = setting(512, "Preview height", "", unit="px", minimum=64, maximum=2048, multiple=8)
+    validation_every: int = setting(
+        100,
+        "Measure every",
+        "Steps between measurements on the held-out pictures, if there are any.",
+        unit="steps",
+        minimum=1,
+        expert=True,
+    )

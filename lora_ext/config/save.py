@@ -21,6 +21,26 @@ class SaveConfig:
     overwrite: bool = setting(False, "Replace an existing file", "Otherwise a file of that name is an error.")
     save_every_steps: int = setting(0, "Save every N steps", "0: only at the end.", unit="steps", minimum=0)
     save_every_epochs: int = setting(0, "Save every N epochs", "0: only at the end.", unit="epochs", minimum=0)
+    state_every: int = setting(
+        0,
+        "Save the state every N steps",
+        "All that is needed to go on after a crash or to train longer, beside the LoRA. 0: never.",
+        unit="steps",
+        minimum=0,
+    )
+    resume: bool = setting(
+        False,
+        "Resume",
+        "Go on from the saved state of a run of this name. Pictures, checkpoint and settings must be the same; epochs "
+        "and steps may be more.",
+    )
+    log: bool = setting(
+        True,
+        "Write a log",
+        "Beside the LoRA: NAME.log.csv with the losses, for a table or chart, and NAME.config.toml, which repeats the "
+        "run from the command line.",
+        expert=True,
+    )
     save_precision: str = setting(
         "fp16", "File precision", "Precision of the numbers in the file.", choices=("fp16", "bf16", "fp32")
     )

@@ -19,3 +19,10 @@ class TextConfig:
         minimum=0,
         maximum=12,
     )
+    caption_tokens: str = setting(
+        "75",
+        "Caption length",
+        "Longest caption in tokens, about word parts; what is longer is cut. Long ones are read in pieces of 75, as "
+        "the WebUI reads long prompts.",
+        choices=("75", "150", "225"),
+    )

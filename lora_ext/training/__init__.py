@@ -1,7 +1,19 @@
 """The loop, its events, and the job that runs it in the background."""
 
 from lora_ext.training.check import check
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
+from lora_ext.training.events import (
+    Event,
+    Finished,
+    Notice,
+    Pause,
+    Paused,
+    Preview,
+    Saved,
+    Stage,
+    Step,
+    Stop,
+    Validated,
+)
 from lora_ext.training.job import Job, JobBoard, board
 from lora_ext.training.loop import train
 from lora_ext.training.snapshot import JobSnapshot
@@ -13,11 +25,14 @@ __all__ = [
     "JobBoard",
     "JobSnapshot",
     "Notice",
+    "Pause",
+    "Paused",
     "Preview",
     "Saved",
     "Stage",
     "Step",
     "Stop",
+    "Validated",
     "board",
     "check",
     "train",

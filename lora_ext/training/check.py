@@ -13,10 +13,14 @@ from lora_ext.data import DataReport, scan
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
+from lora_ext.training.creation import check_network, read_start
+from lora_ext.training.optimizers import check_optimizer, finds_rate
 from lora_ext.training.precision import Arithmetic
-from lora_ext.training.targets import file_bytes
+from lora_ext.training.state import Identity, StateFile
+from lora_ext.training.targets import file_bytes, plan, text_rates
 
 NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # px, what each family was trained at
+LOW_FOR_FINDERS = 0.05  # a learning rate for an optimizer that wants 1
 FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # `<`, `>`, `:` end a prompt tag; the rest is forbidden on Windows
 
 
@@ -32,6 +36,9 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
         *_fit(model, config),
         *_precision(model, config),
         *_loss(model, config),
+        *_optimizer(model, config),
+        *_network(model, config),
+        *_resume(output, config),
     ]
     try:
         report = scan(config.data)
@@ -39,6 +46,8 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
         raise BadInput(*problems, *e.problems) from e
     if problems:
         raise BadInput(*problems)
+    if config.save.resume:
+        _same_run(model, config, output, report)
     return report
 
 
@@ -50,8 +59,12 @@ def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
         yield f"{title} was made for {NATIVE[family]} px; at {config.data.resolution} px it draws badly."
     if family == "sdxl" and config.text.clip_skip:
         yield f"Clip skip {config.text.clip_skip} is left aside: SDXL always uses its own."
+    if config.optim.text_encoder_2_lr >= 0 and family != "sdxl":
+        yield f"{title} has one text encoder: the learning rate of a second one is left aside."
     if config.network.alpha > config.network.rank:
         yield "Alpha is larger than the rank: the learning rate acts as if it were higher."
+    if finds_rate(config.optim) and config.optim.learning_rate < LOW_FOR_FINDERS:
+        yield f"{config.optim.optimizer} finds the learning rate by itself and multiplies it with yours: set it to 1."
     if config.loss.scale_v_loss and model.architecture.prediction_type == "epsilon":
         yield "This model predicts noise already, so its loss is not weighed like that of a v-prediction model."
     if config.loss.min_snr_gamma and config.loss.debiased:
@@ -65,7 +78,7 @@ def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:
         yield Problem("output", 'a name cannot hold any of < > : " | ? * \\', got=repr(output.name))
     if output.is_dir():
         yield Problem("output", "there is a folder of that name", "a file", str(output))
-    elif not config.save.overwrite:
+    elif not (config.save.overwrite or config.save.resume):
         yield from (_exists(path) for path in _in_the_way(output, config))
 
 
@@ -103,7 +116,7 @@ def _exists(path: Path) -> Problem:
 
 
 def _learning(config: TrainConfig) -> Iterator[Problem]:
-    if config.optim.learning_rate == 0 and config.optim.text_encoder_lr == 0:
+    if config.optim.learning_rate == 0 and not any(text_rates(config)):
         yield Problem("learning_rate", "both learning rates are 0, so nothing would be learnt", "more than 0")
 
 
@@ -142,6 +155,58 @@ def _loss(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
             "a v-prediction model",
             model.checkpoint.name,
         )
+
+
+def _resume(output: Path, config: TrainConfig) -> Iterator[Problem]:
+    if not config.save.resume:
+        return
+    states = StateFile(output)
+    try:
+        if states.read() is None:
+            fix = "Start without, and let the state be saved every few steps (state_every)."
+            yield Problem("resume", "there is no saved state of a run of this name", got=str(states.current), fix=fix)
+    except BadInput as e:
+        yield from e.problems
+
+
+def _same_run(model: LiveModel, config: TrainConfig, output: Path, report: DataReport) -> None:
+    """Raise `BadInput` with everything that is not as it was when the state was saved."""
+    state = StateFile(output).read()
+    now = Identity.of(config, model.checkpoint.name, model.tensors, report.pictures)
+    differences = list(now.differences(state.identity)) if state is not None else []
+    if differences:
+        raise BadInput(*differences)
+
+
+def _network(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    yield from check_network(model.table, config)
+    if config.network.start_from.strip():
+        try:
+            network, _ = read_start(config.network.start_from, model.table)
+            if not any(target.rate for target in plan(model.table, config, network.adapters)):
+                yield Problem("start_from", "no layer of this file learns with these learning rates and patterns")
+        except BadInput as e:
+            yield from e.problems
+    if config.optim.loraplus_ratio != 1 and config.network.kind != "lora":
+        got = f"{config.optim.loraplus_ratio:g}"
+        yield Problem("loraplus_ratio", f"{config.network.kind} has no upper and lower half", "1, or lora", got)
+
+
+def _optimizer(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    optim = config.optim
+    yield from check_optimizer(optim, _rates(model, config), model.device)
+    if optim.ema_decay and optim.optimizer == "adamw_schedulefree":
+        what = "a schedule-free optimizer averages by itself"
+        yield Problem("ema_decay", what, "0 with adamw_schedulefree", str(optim.ema_decay))
+
+
+def _rates(model: LiveModel, config: TrainConfig) -> list[float]:
+    """Learning rates in use; where the choice of layers cannot be read, `_network` says so."""
+    try:
+        rates = [target.rate for target in plan(model.table, config)]
+    except BadInput:
+        return []
+    return [rate * ratio for rate in dict.fromkeys(rates) for ratio in {1.0, config.optim.loraplus_ratio}]
 
 
 def _precision(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:

@@ -64,8 +64,27 @@ class Finished:
     reason: str
 
 
-Event = Stage | Notice | Step | Preview | Saved | Finished
+@dataclass(frozen=True)
+class Paused:
+    """The model is the host's again; the next `next()` takes it back and goes on."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The loss on held-out pictures, always at the same timesteps and noise."""
+
+    step: int
+    loss: float
+
+
+Event = Stage | Notice | Step | Preview | Saved | Paused | Validated | Finished
 
 
 class Stop(Exception):
     """Throw this into the run (`events.throw(Stop())`) to end it and keep what it has learnt."""
+
+
+class Pause(Exception):
+    """Throw this into the run to pause it when the step it is at is whole; `Paused` follows when it is."""

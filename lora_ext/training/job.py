@@ -15,7 +15,19 @@ from pathlib import Path
 from PIL import Image
 
 from lora_ext.errors import BadInput, Problem
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step, Stop
+from lora_ext.training.events import (
+    Event,
+    Finished,
+    Notice,
+    Pause,
+    Paused,
+    Preview,
+    Saved,
+    Stage,
+    Step,
+    Stop,
+    Validated,
+)
 from lora_ext.training.history import LossHistory
 from lora_ext.training.snapshot import JobSnapshot, ProblemView, SavedView, State, idle
 
@@ -26,6 +38,7 @@ Run = Generator[Event, None, None]
 MOST_PREVIEWS = 12  # PNGs kept in memory, about half a megabyte each
 MOST_NOTICES = 200
 MOST_SAVED = 200
+UNDER_WAY = ("running", "pausing", "paused")
 
 
 class Job:
@@ -37,6 +50,8 @@ class Job:
         self._should_stop = should_stop
         self._lock = threading.Lock()
         self._wish = threading.Event()
+        self._rest = threading.Event()
+        self._go = threading.Event()
         self._now: JobSnapshot = {**idle(), "run": secrets.token_hex(8), "state": "running", "name": name}
         self._losses = LossHistory()
         self._previews: OrderedDict[int, bytes] = OrderedDict()
@@ -51,8 +66,26 @@ class Job:
         """Ask the run to stop at its next event and keep what it has learnt."""
         self._wish.set()
         with self._lock:
-            if self._now["state"] == "running":
+            if self._now["state"] in UNDER_WAY:
                 self._now["state"] = "stopping"
+        self._go.set()
+
+    def pause(self) -> None:
+        """Ask the run to give the model back to the host after its step; nothing happens when it does not run."""
+        with self._lock:
+            if self._now["state"] != "running":
+                return
+            self._now["state"] = "pausing"
+        self._go.clear()
+        self._rest.set()
+
+    def go_on(self) -> None:
+        """End the pause."""
+        with self._lock:
+            if self._now["state"] not in ("pausing", "paused"):
+                return
+            self._now["state"] = "running"
+        self._go.set()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end."""
@@ -61,7 +94,7 @@ class Job:
     def over(self) -> bool:
         """True once the run has ended and the model has been given back."""
         with self._lock:
-            ended = self._now["state"] not in ("running", "stopping")
+            ended = self._now["state"] not in (*UNDER_WAY, "stopping")
         if ended:
             self._thread.join()  # only a few lines are left for it to do
         return ended
@@ -95,12 +128,24 @@ class Job:
             event = next(self._events)
             while True:
                 self._take(event)
-                if not asked and (self._wish.is_set() or self._should_stop()):
+                if isinstance(event, Paused):
+                    self._wait()
+                if not asked and (self._wish.is_set() or (not isinstance(event, Paused) and self._should_stop())):
                     asked = True
                     self.stop()
                     event = self._events.throw(Stop())
+                elif self._rest.is_set() and not asked:
+                    self._rest.clear()
+                    event = self._events.throw(Pause())
                 else:
                     event = next(self._events)
+
+    def _wait(self) -> None:
+        """Until the pause is over. The host's own interrupt button is for its pictures now, not for us."""
+        with self._lock:
+            if self._now["state"] == "pausing":
+                self._now["state"] = "paused"
+        self._go.wait()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Preview):
@@ -116,6 +161,8 @@ class Job:
                 now["notices"] = [*now["notices"], event.text][-MOST_NOTICES:]
             elif isinstance(event, Saved):
                 self._note(event)
+            elif isinstance(event, Validated):
+                now["validation"] = [*now["validation"], (event.step, event.loss)][-MOST_SAVED:]
             elif isinstance(event, Finished):
                 now["state"] = _state(event.reason)
             elif isinstance(event, Step):
@@ -188,6 +235,16 @@ class JobBoard:
         """Stop the running job, if any."""
         if self._job is not None:
             self._job.stop()
+
+    def pause(self) -> None:
+        """Pause the running job, if any."""
+        if self._job is not None:
+            self._job.pause()
+
+    def go_on(self) -> None:
+        """End the pause of the running job, if any."""
+        if self._job is not None:
+            self._job.go_on()
 
     def snapshot(self, after: int = 0) -> JobSnapshot:
         """The running or last job; an idle snapshot before the first."""

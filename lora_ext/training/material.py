@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lora_ext.config import TrainConfig
-from lora_ext.data import Batches, DataReport, LatentCache, Picture, Sample, TextCache
+from lora_ext.data import Batches, DataReport, LatentCache, Picture, Sample, Store, TextCache, fingerprint
 from lora_ext.live import LiveModel, Session
-from lora_ext.model import Conditioning, TextEncoders, Tokenizer, Tokens, build_text, build_vae
+from lora_ext.model import Conditioning, Tokenizer, Tokens, build_text, build_vae
 from lora_ext.model.architecture import Architecture
+from lora_ext.model.tokenizer import ROOM
+from lora_ext.training.captions import (
+    caption_encoder,
+    context_batch,
+    cut,
+    packed,
+    token_batch,
+    tokenized,
+    unpacked,
+)
 from lora_ext.training.events import Event, Notice, Stage
 from lora_ext.training.precision import Arithmetic
+from lora_ext.training.schedule import Length
 
-LONGEST = 75  # tokens of a caption that CLIP can see; two of its 77 places are start and end
 VAE_PREFIX = "first_stage_model."
 
 
@@ -24,8 +34,8 @@ VAE_PREFIX = "first_stage_model."
 class Batch:
     """One micro-batch on the training device. `text` is finished conditioning, or tokens when the encoders learn too.
 
-    `latents` [B, 4, h, w]; `sizes` [B, 6] is SDXL's size conditioning; `weights` [B] is how much each sample counts
-    and `mask` [B, 1, h, w] in 0..1 where, None for alike and everywhere.
+    Tokens are [B, n, 77] per encoder. `latents` [B, 4, h, w]; `sizes` [B, 6] is SDXL's size conditioning; `weights` [B]
+    is how much each sample counts and `mask` [B, 1, h, w] in 0..1 where, None for alike and everywhere.
     """
 
     latents: Tensor
@@ -33,6 +43,18 @@ class Batch:
     sizes: Tensor
     weights: Tensor | None = None
     mask: Tensor | None = None
+
+    def __getitem__(self, which: slice) -> Batch:
+        """Some of the samples."""
+        text: Conditioning | Tokens
+        if isinstance(self.text, Conditioning):
+            pooled = None if self.text.pooled is None else self.text.pooled[which]
+            text = Conditioning(self.text.context[which], pooled)
+        else:
+            text = tuple(ids[which] for ids in self.text)
+        weights = None if self.weights is None else self.weights[which]
+        mask = None if self.mask is None else self.mask[which]
+        return Batch(self.latents[which], text, self.sizes[which], weights, mask)
 
 
 @dataclass(frozen=True)
@@ -45,65 +67,113 @@ class Material:
     conditioning: TextCache[Conditioning] | None
     tokens: TextCache[Tokens]
     prior_weight: float = 1.0
+    fills: bool = False
+    """Whether captions may differ in length; then the empty one, which fills them up, is cached too."""
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> Batch:
         """Put samples of one bucket together on the device."""
-        seen = [(self.report.pictures[s.picture_index], s.flipped) for s in samples]
-        captions = [picture.caption for picture, _ in seen]
+        seen = [(self.batches.picture(s), s.flipped) for s in samples]
+        return self._batch(seen, [s.caption for s in samples], device, self._weights([p for p, _ in seen]))
+
+    def held_out(self, picture: Picture, device: torch.device) -> Batch:
+        """A picture of `report.validation` with its caption, as a batch of one."""
+        return self._batch([(picture, False)], [picture.caption], device, None)
+
+    def _batch(
+        self,
+        seen: Sequence[tuple[Picture, bool]],
+        captions: Sequence[str],
+        device: torch.device,
+        weights: Tensor | None,
+    ) -> Batch:
         sizes = torch.tensor([picture.time_ids(flipped) for picture, flipped in seen])
-        text: Conditioning | Tokens
-        if self.conditioning is None:
-            rows = [self.tokens[caption] for caption in captions]
-            text = tuple(_send(torch.stack(column), device) for column in zip(*rows, strict=True))
-        else:
-            text = _join([self.conditioning[caption] for caption in captions], device)
-        weights = self._weights([picture for picture, _ in seen])
+        mask = self.latents.masks(seen)
         return Batch(
             _send(self.latents.batch(seen), device),
-            text,
+            self._text(captions, device),
             _send(sizes, device),
             None if weights is None else _send(weights, device),
+            None if mask is None else _send(mask, device),
         )
 
+    def _text(self, captions: Sequence[str], device: torch.device) -> Conditioning | Tokens:
+        if self.conditioning is not None:
+            return self._joined(self.conditioning, captions, device)
+        empty = self.tokens[""] if self.fills else None
+        rows = token_batch([self.tokens[caption] for caption in captions], empty)
+        return tuple(_send(ids, device) for ids in rows)
+
+    def _joined(self, known: TextCache[Conditioning], captions: Sequence[str], device: torch.device) -> Conditioning:
+        empty = known[""] if self.fills else None
+        context, pooled = context_batch([known[caption] for caption in captions], empty)
+        return Conditioning(_send(context, device), None if pooled is None else _send(pooled, device))
+
     def _weights(self, pictures: Sequence[Picture]) -> Tensor | None:
-        if self.prior_weight == 1.0 or not any(p.regularisation for p in pictures):
-            return None
-        return torch.tensor([self.prior_weight if p.regularisation else 1.0 for p in pictures])
+        """How much each picture counts; None when all count 1."""
+        found = [p.weight * (self.prior_weight if p.regularisation else 1.0) for p in pictures]
+        return None if all(weight == 1.0 for weight in found) else torch.tensor(found)
 
 
 def prepare(
-    model: LiveModel, session: Session, config: TrainConfig, arithmetic: Arithmetic, report: DataReport
+    model: LiveModel,
+    session: Session,
+    config: TrainConfig,
+    arithmetic: Arithmetic,
+    report: DataReport,
+    text_learns: bool,
 ) -> Generator[Event, None, Material]:
-    """Encode pictures and captions, one encoder on the device at a time; yields progress."""
+    """Encode pictures and captions, one encoder on the device at a time; yields progress.
+
+    When `text_learns`, captions stay tokens: the text encoders give something new in every step.
+    """
     session.place("vae")
-    latents = LatentCache()
+    latents = LatentCache(_store(model, config, (VAE_PREFIX,)), config.data.decode_threads)
     encode = _picture_encoder(model)
-    total = len(report.pictures)
+    total = len(report.views())
     yield Stage("Caching latents", 0, total)
-    for done in latents.build(report.pictures, encode, config.data.flip):
+    for done in latents.build(report.views(), encode):
         yield Stage("Caching latents", done, total)
     del encode
     for skipped in latents.skipped:
         yield Notice(f"Picture skipped: {skipped.name} ({skipped.reason}).")
     report = report.without(latents.skipped)
+    batches = Batches(report, config.data.batch_size, config.optim.seed)
 
+    longest = int(config.text.caption_tokens)
     tokenizer, tokens = Tokenizer(), TextCache[Tokens]()
-    for _ in tokens.build(report.captions, lambda texts: _by_caption(tokenizer.tokens(texts, model.architecture))):
+    captions = _captions(report, batches, config, fills=longest > ROOM)
+    for _ in tokens.build(captions, lambda texts: tokenized(texts, tokenizer, model.architecture, longest)):
         pass
-    yield from map(Notice, _cut(report.captions, tokenizer))
+    yield from map(Notice, cut(report.captions, tokenizer, longest))
     conditioning = None
-    if not config.optim.text_encoder_lr:
+    if not text_learns:
         session.place("te")
-        conditioning = TextCache[Conditioning]()
-        live = arithmetic.tensors(model.tensors, text_prefixes(model.architecture))
-        encoders = build_text(model.architecture, live)
-        total = len(report.captions)
+        skip, prefixes = clip_skip(model, config), text_prefixes(model.architecture)
+        store = _store(model, config, prefixes, skip, longest, str(arithmetic.compute))
+        conditioning = TextCache[Conditioning](store, packed, unpacked)
+        encoders = build_text(model.architecture, arithmetic.tensors(model.tensors, prefixes))
+        total = len(captions)
         yield Stage("Caching captions", 0, total)
-        finished = _caption_encoder(encoders, tokens, arithmetic, clip_skip(model, config))
-        for done in conditioning.build(report.captions, finished):
+        for done in conditioning.build(captions, caption_encoder(encoders, tokens, arithmetic, skip)):
             yield Stage("Caching captions", done, total)
-    batches = Batches(report, config.data.batch_size, config.optim.seed, config.data.flip)
-    return Material(report, batches, latents, conditioning, tokens, config.loss.prior_weight)
+    return Material(report, batches, latents, conditioning, tokens, config.loss.prior_weight, longest > ROOM)
+
+
+def _captions(report: DataReport, batches: Batches, config: TrainConfig, fills: bool) -> tuple[str, ...]:
+    """Every caption of the run, each once; `fills`: also the empty one, which fills up shorter ones."""
+    found = report.captions
+    if report.captions_vary:
+        epochs = Length.of(batches.steps_per_epoch, config.optim).epochs
+        found = (*batches.all_captions(range(epochs)), *(p.caption for p in report.validation))
+    return tuple(dict.fromkeys((*found, "") if fills else found))
+
+
+def _store(model: LiveModel, config: TrainConfig, prefixes: tuple[str, ...], *facts: object) -> Store | None:
+    """Where prepared things are kept for later runs, told apart by every bit of the encoder that made them."""
+    if config.data.cache != "disk":
+        return None
+    encoder = {key: t for key, t in model.tensors.items() if key.startswith(prefixes)}
+    return Store.open(config.data, fingerprint(encoder, model.architecture.vae.scale, *facts))
 
 
 def text_prefixes(arch: Architecture) -> tuple[str, ...]:
@@ -134,40 +204,8 @@ def _picture_encoder(model: LiveModel) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def _caption_encoder(
-    encoders: TextEncoders, tokens: TextCache[Tokens], arithmetic: Arithmetic, skip: int
-) -> Callable[[list[str]], list[Conditioning]]:
-    def encode(captions: list[str]) -> list[Conditioning]:
-        rows = [tokens[caption] for caption in captions]
-        columns = tuple(torch.stack(column).to(arithmetic.device) for column in zip(*rows, strict=True))
-        with torch.no_grad(), arithmetic.autocast():
-            found = encoders.encode(columns, skip)
-        context = found.context.cpu()
-        pooled = [None] * len(captions) if found.pooled is None else found.pooled.cpu()
-        return [Conditioning(one, other) for one, other in zip(context, pooled, strict=True)]
-
-    return encode
-
-
-def _by_caption(tokens: Tokens) -> list[Tokens]:
-    return list(zip(*tokens, strict=True))
-
-
-def _join(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
-    pooled = [row.pooled for row in rows if row.pooled is not None]
-    context = _send(torch.stack([row.context for row in rows]), device)
-    return Conditioning(context, _send(torch.stack(pooled), device) if pooled else None)
-
-
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """To the device without waiting for the work already queued there, which a copy from pageable memory would."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _cut(captions: Sequence[str], tokenizer: Tokenizer) -> Iterator[str]:
-    long = [caption for caption in captions if tokenizer.count(caption) > LONGEST]
-    if long:
-        which = "; ".join(f'"{caption[:60]}…"' for caption in long[:5]) + (" and others" if len(long) > 5 else "")
-        yield f"{len(long)} caption(s) are longer than {LONGEST} tokens and are cut: {which}"

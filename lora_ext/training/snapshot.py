@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-State = Literal["idle", "running", "stopping", "done", "stopped", "failed"]
+State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "failed"]
 
 
 class StageView(TypedDict):
@@ -40,7 +40,8 @@ class ProblemView(TypedDict):
 
 
 class JobSnapshot(TypedDict):
-    """A job at one moment. `losses` are points (step, loss) after the asked-for cursor, `loss_mean` their running mean;
+    """A job at one moment. `losses` are points (step, loss) after the asked-for cursor, `validation`
+    those on held-out pictures, `loss_mean` their running mean;
     `seconds` and `eta` (None until it can be told) are of the training itself."""
 
     run: str
@@ -57,6 +58,7 @@ class JobSnapshot(TypedDict):
     eta: float | None
     losses: list[tuple[int, float]]
     cursor: int
+    validation: list[tuple[int, float]]
     notices: list[str]
     preview: PreviewView | None
     saved: list[SavedView]
@@ -80,6 +82,7 @@ def idle() -> JobSnapshot:
         "eta": None,
         "losses": [],
         "cursor": 0,
+        "validation": [],
         "notices": [],
         "preview": None,
         "saved": [],

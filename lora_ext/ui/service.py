@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypedDict
 from lora_ext.config import TrainConfig, Value, settings
 from lora_ext.errors import Problem
 
-State = Literal["idle", "running", "stopping", "done", "stopped", "failed"]
+State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "failed"]
 
 
 class StageView(TypedDict):
@@ -64,6 +64,7 @@ class Snapshot(TypedDict):
     eta: float | None
     losses: list[tuple[int, float]]
     cursor: int
+    validation: list[tuple[int, float]]
     notices: list[str]
     preview: PreviewView | None
     saved: list[SavedView]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from training_runs import config, model
 
+from lora_ext.adapters import LoraAdapter
 from lora_ext.data import TextCache
 from lora_ext.model import Conditioning, Tokenizer, build_text, build_unet, module_of
 from lora_ext.training.learner import Learner, generator
@@ -30,7 +31,7 @@ def learner(tmp_path, family="sd1", grown=True, **values):
     made = Learner(model(family), Anywhere(), config(tmp_path, **values), EXACT)
     if grown:
         random = torch.Generator().manual_seed(3)
-        for adapter in made.adapters.values():
+        for adapter in (a for a in made.adapters.values() if isinstance(a, LoraAdapter)):
             adapter.up.data.normal_(0, 0.02, generator=random)
     return made
 
@@ -40,10 +41,10 @@ def batch(family="sd1", size=2, tokens=True):
     latents = torch.randn(size, 4, 8, 8, generator=random)
     sizes = torch.tensor([[96, 64, 0, 8, 64, 64], [64, 64, 4, 0, 64, 64]])[:size]
     text = Tokenizer().tokens(["a red cat on a mat", "the sea"][:size], arch)
-    if not tokens:
-        with torch.no_grad():
-            text = build_text(arch, model(family).tensors).encode(text)
-    return Batch(latents, text, sizes)
+    if tokens:
+        return Batch(latents, tuple(ids[:, None] for ids in text), sizes)
+    with torch.no_grad():
+        return Batch(latents, build_text(arch, model(family).tensors).encode(text), sizes)
 
 
 def draw(size=2):
@@ -112,7 +113,7 @@ def test_loss_and_gradients_are_those_of_diffusers_and_peft(tmp_path, family):
     noisy = ours.schedule.add_noise(given.latents, noise, timesteps)
     # A last-bit difference here grows a thousandfold in a random network's gradients, so both sides start from ours.
     assert torch.allclose(noisy, scheduler.add_noise(given.latents, noise, timesteps), rtol=1e-6, atol=1e-6)
-    told = text.encode(given.text)
+    told = text.encode(tuple(ids[:, 0] for ids in given.text))
     added = {"text_embeds": told.pooled, "time_ids": given.sizes.float()} if family == "sdxl" else None
     prediction = unet(noisy, timesteps, told.context, added_cond_kwargs=added).sample
     is_v = live.architecture.prediction_type == "v_prediction"
@@ -215,13 +216,13 @@ def test_generators_are_told_apart_by_purpose_and_seed():
 
 def test_a_text_cache_holds_one_row_per_caption(tmp_path):
     """What is cached is what the encoders say about the caption alone."""
-    from lora_ext.training.material import _by_caption, _caption_encoder
+    from lora_ext.training.captions import caption_encoder, tokenized
 
     live, tokens, tokenizer = model("sdxl"), TextCache(), Tokenizer()
-    captions = ["a red cat", "the sea", ""]
-    list(tokens.build(captions, lambda texts: _by_caption(tokenizer.tokens(texts, live.architecture))))
+    captions = ["a red cat", "cat " * 80, "the sea", ""]
+    list(tokens.build(captions, lambda texts: tokenized(texts, tokenizer, live.architecture, 75)))
     text = build_text(live.architecture, live.tensors)
-    rows = _caption_encoder(text, tokens, EXACT, 0)(captions)
+    rows = caption_encoder(text, tokens, EXACT, 0)(captions)
     for caption, row in zip(captions, rows, strict=True):
         with torch.no_grad():
             alone = text.encode(tokenizer.tokens([caption], live.architecture))

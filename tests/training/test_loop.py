@@ -250,7 +250,7 @@ def test_a_run_whose_steps_were_all_refused_fails_and_saves_nothing(folder, monk
     from lora_ext.training.learner import Learner
 
     loss = Learner.loss
-    monkeypatch.setattr(Learner, "loss", lambda self, batch: loss(self, batch) * float("nan"))
+    monkeypatch.setattr(Learner, "loss", lambda self, *given: loss(self, *given) * float("nan"))
     before = fingerprint(model())
     with pytest.raises(BadInput, match="nothing was learnt"):
         run(folder, max_steps=2)
@@ -296,9 +296,9 @@ def test_a_few_bad_steps_are_left_out_and_told(folder, monkeypatch):
 
     loss, seen = Learner.loss, []
 
-    def hiccup(self, batch):
+    def hiccup(self, *given):
         seen.append(1)
-        return loss(self, batch) * (float("inf") if len(seen) == 2 else 1.0)
+        return loss(self, *given) * (float("inf") if len(seen) == 2 else 1.0)
 
     monkeypatch.setattr(Learner, "loss", hiccup)
     result = run(folder, max_steps=3)
@@ -312,11 +312,11 @@ def test_running_out_of_memory_says_what_to_do_and_keeps_what_was_learnt(folder,
 
     loss, seen = Learner.loss, []
 
-    def full(self, batch):
+    def full(self, *given):
         seen.append(1)
         if len(seen) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return loss(self, batch)
+        return loss(self, *given)
 
     monkeypatch.setattr(Learner, "loss", full)
     before = fingerprint(model())
@@ -384,7 +384,7 @@ def test_the_vae_of_a_half_model_is_used_in_float32(folder, monkeypatch):
 def test_every_picture_of_an_accumulated_step_counts_alike(folder, monkeypatch):
     from lora_ext.training.learner import Learner
 
-    def known(self, batch):
+    def known(self, batch, draw):
         anything = next(iter(self.adapters.values())).up.sum() * 0
         return anything + {2: 2.0, 1: 5.0}[len(batch.latents)]
 

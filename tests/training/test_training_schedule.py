@@ -37,7 +37,43 @@ def test_cosine_is_torchs():
     assert rates(20, schedule="cosine") == pytest.approx(want, abs=1e-12)
 
 
-@given(st.integers(1, 300), st.integers(0, 400), st.sampled_from(["constant", "cosine"]))
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"schedule": "linear"}, ("get_linear_schedule_with_warmup", {})),
+        ({"schedule": "cosine"}, ("get_cosine_schedule_with_warmup", {})),
+        (
+            {"schedule": "cosine_with_restarts", "schedule_cycles": 3},
+            ("get_cosine_with_hard_restarts_schedule_with_warmup", {"num_cycles": 3}),
+        ),
+        (
+            {"schedule": "polynomial", "schedule_power": 2.5},
+            ("get_polynomial_decay_schedule_with_warmup", {"power": 2.5, "lr_end": 0.0}),
+        ),
+    ],
+)
+def test_schedules_are_transformers(ours, theirs):
+    optimization = pytest.importorskip("transformers.optimization", reason="transformers is the peer")
+    adam = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    name, more = theirs
+    peer = getattr(optimization, name)(adam, num_warmup_steps=0, num_training_steps=20, **more)
+    want = []
+    for _ in range(20):
+        want.append(adam.param_groups[0]["lr"])
+        adam.step()
+        peer.step()
+    assert rates(20, **ours) == pytest.approx(want, abs=1e-9)
+
+
+def test_the_longer_warmup_counts():
+    assert rates(10, warmup=2, warmup_percent=30.0)[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates(10, warmup=4, warmup_percent=30.0)[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+FALLING = ["constant", "linear", "cosine", "polynomial", "rex"]
+
+
+@given(st.integers(1, 300), st.integers(0, 400), st.sampled_from(FALLING))
 def test_factors_stay_in_range_and_fall_only_after_the_warmup(total, warmup, schedule):
     got = rates(total, warmup=warmup, schedule=schedule)
     assert all(0 < f <= 1 for f in got)

@@ -1,0 +1,46 @@
+"""A preview: the adapters in the live weights, rendered by the host, and everything put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lora_ext.config import PreviewConfig
+from lora_ext.errors import BadInput
+from lora_ext.live import LiveModel, RenderRequest
+from lora_ext.patching import Strengths
+from lora_ext.training.events import Notice, Preview
+
+if TYPE_CHECKING:
+    from lora_ext.training.learner import Learner
+
+
+def preview(model: LiveModel, wish: PreviewConfig, learner: Learner, step: int) -> Preview | Notice:
+    """A picture with the adapters as they are now.
+
+    A preview is not worth a run: when it cannot be made, a notice says why. The host may have moved tensors; the
+    caller lets the learner settle.
+    """
+    request = RenderRequest(
+        wish.preview_prompt,
+        wish.preview_negative,
+        wish.preview_seed,
+        wish.preview_steps,
+        wish.preview_cfg,
+        wish.preview_width,
+        wish.preview_height,
+    )
+    network = learner.network("preview", f"preview at step {step}")
+    strength = Strengths(wish.preview_strength, wish.preview_strength)
+    try:
+        with torch.no_grad():
+            model.patcher.apply({network: strength})
+            image = model.render(request)
+    except torch.cuda.OutOfMemoryError:
+        return Notice("There was not enough memory for the preview; a smaller preview size may fit.")
+    except BadInput as e:
+        return Notice(f"There is no preview at step {step}: {e}")
+    finally:
+        model.patcher.clear()
+    return Preview(step, wish.preview_prompt, image)
