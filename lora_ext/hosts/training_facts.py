@@ -46,16 +46,22 @@ def settings_in_words(metadata: Metadata) -> list[tuple[str, str]]:
 def tag_counts(metadata: Metadata, most: int | None = None) -> list[tuple[str, int]]:
     """Caption tags of the training by how often they came; captions of whole sentences are counted by words."""
     folders = [tags for tags in _object(metadata, "ss_tag_frequency").values() if isinstance(tags, dict)]
-    counts: dict[str, int] = {}
-    for tags in folders:
+    counts = _one_folder(folders[0]) if len(folders) == 1 else {}
+    for tags in folders if not counts else ():
         for tag, count in tags.items():
             name = tag.strip()
-            counts[name] = counts.get(name, 0) + (count if type(count) is int else _whole(count))
+            counts[name] = counts.get(name, 0) + _whole(count)
     counts.pop("", None)
     if counts and len("".join(counts)) >= SENTENCE * len(counts):
         counts = _by_words(counts)
     ranked = sorted(counts.items(), key=itemgetter(1), reverse=True)[:most]
     return [(tag, count) for tag, count in ranked if count > 0]
+
+
+def _one_folder(tags: Mapping[str, object]) -> dict[str, int]:
+    """The usual case at once, for ten thousand files in a row; nothing when it is another one."""
+    counts = {tag.strip(): count for tag, count in tags.items() if type(count) is int}
+    return counts if len(counts) == len(tags) else {}
 
 
 def _by_words(counts: Mapping[str, int]) -> dict[str, int]:
