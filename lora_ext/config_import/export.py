@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lora_ext.config import DataSetConfig, Value, flat, settings
+from lora_ext.config import DataSetConfig, Value, flat
 from lora_ext.config.dataset_lines import parse_line, toml_value
-from lora_ext.config_import.outcome import Everything
+from lora_ext.config_import.outcome import known
 
 Write = Callable[[Value], Value | None]
 """Our value to theirs; None when theirs has no such value."""
@@ -154,10 +154,9 @@ def to_sd_scripts(values: Mapping[str, Value], dataset_file: str = "dataset.toml
         run.pop("max_train_epochs", None)
     _network(run, values)
     _arguments(run, values)
-    known = settings(Everything)
     handled = {*RUN, *SET, *GROUP, *_NETWORK, "weight_decay", "optimizer_args", "optimizer_class", "batch_size",
                "regularisation_images", "datasets"}  # fmt: skip
-    left |= {name for name, value in values.items() if name not in handled and value != known[name].default}
+    left |= {name for name, value in values.items() if name not in handled and value != known()[name].default}
     return Export(_toml(run), _datasets(values, left), tuple(sorted(left)))
 
 
@@ -227,7 +226,7 @@ def _put(
 ) -> None:
     if name not in values:
         return
-    value, default = values[name], settings(Everything)[name].default
+    value, default = values[name], known()[name].default
     if value == default and name in UNLESS_DEFAULT:
         return
     written = write(value)

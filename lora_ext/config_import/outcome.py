@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from lora_ext.config import CheckpointConfig, TrainConfig, Value, read, settings
+from lora_ext.config import CheckpointConfig, Setting, TrainConfig, Value, read, settings
 from lora_ext.errors import BadInput
 
 
@@ -42,18 +44,19 @@ class Import:
 
     def put(self, key: str, name: str, value: object) -> bool:
         """Set one of our settings because of a key; refused when there is no such setting or it takes no such value."""
-        if name not in settings(Everything):
+        if name not in known():
             self.refuse(key, f"there is no setting {name} here yet")
             return False
-        needed = {"images": "x", "output": "x", "checkpoint": "x"}
+        section = _sections()[known()[name].section]
+        needed = {s.name: "x" for s in settings(section).values() if s.needed}
         try:
-            found = read(Everything, {**needed, name: value})
+            found: object = read(section, {**needed, name: value})
         except BadInput as e:
             problem = e.problems[0]
             expected = f", expected {problem.expected}" if problem.expected else ""
             self.refuse(key, f"{problem.what}; got {value!r}{expected}")
             return False
-        self.settings[name] = _value(found, name)
+        self.settings[name] = getattr(found, name)
         self.mapped.append(Entry(key, name))
         return True
 
@@ -95,8 +98,13 @@ class Import:
         return {entry.key for entry in (*self.mapped, *self.refused, *self.meaningless)}
 
 
-def _value(config: Everything, name: str) -> Value:
-    section = settings(Everything)[name].section
-    part = config.model if section == "model" else getattr(config.run, section)
-    value: Value = getattr(part, name)
-    return value
+@lru_cache(maxsize=1)
+def known() -> dict[str, Setting]:
+    """Every setting that may be set, by name."""
+    return settings(Everything)
+
+
+@lru_cache(maxsize=1)
+def _sections() -> dict[str, type]:
+    """The config class of each section, so that one value is tried without reading all the others."""
+    return {**typing.get_type_hints(TrainConfig), "model": CheckpointConfig}

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_ext.config import settings
 from lora_ext.config_import.concepts import is_concepts, read_concepts
 from lora_ext.config_import.dataset_toml import is_dataset, read_dataset
 from lora_ext.config_import.hcp import read_hcp
 from lora_ext.config_import.kohya import KNOWN, read_kohya
-from lora_ext.config_import.outcome import Everything, Import
+from lora_ext.config_import.outcome import Import, known
 from lora_ext.errors import BadInput, Problem
 
 if sys.version_info >= (3, 11):
@@ -104,8 +103,8 @@ def _flat(raw: Mapping[str, object]) -> dict[str, object]:
 
 def _is_kohya(raw: Mapping[str, object], flat: Mapping[str, object]) -> bool:
     """Keys that only they have, and none that only we have."""
-    ours = set(settings(Everything))
-    sections = {s.section for s in settings(Everything).values()}
+    ours = set(known())
+    sections = {s.section for s in known().values()}
     mine = {key for key in flat if key in ours - KNOWN}
     mine |= {key for key, value in raw.items() if key in sections and isinstance(value, dict) and value.keys() <= ours}
     return bool((set(flat) & KNOWN) - ours) and not mine

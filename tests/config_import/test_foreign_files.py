@@ -61,13 +61,17 @@ def test_no_key_of_the_form_is_unknown_when_alone(key: str) -> None:
     assert not any("nobody told" in e.what for e in out.refused)
 
 
-@pytest.mark.parametrize("path", [p for p in os.environ.get("LORA_EXT_FOREIGN_CONFIGS", "").split(os.pathsep) if p])
-def test_real_files(path: str) -> None:
-    out = read_foreign(Path(path))
-    assert out is not None
-    assert not any("nobody told" in e.what for e in out.refused)
-    if path.endswith(".json"):
-        assert set(json.loads(Path(path).read_text())) == out.keys()
+NAMED = [Path(p) for p in os.environ.get("LORA_EXT_FOREIGN_CONFIGS", "").split(os.pathsep) if p]
+
+
+@pytest.mark.skipif(not NAMED, reason="LORA_EXT_FOREIGN_CONFIGS names no real settings files to try")
+def test_real_files() -> None:
+    for path in NAMED:
+        out = read_foreign(path)
+        assert out is not None
+        assert not any("nobody told" in e.what for e in out.refused)
+        if path.suffix == ".json":
+            assert set(json.loads(path.read_text())) == out.keys()
 
 
 def test_the_forms_values() -> None:
