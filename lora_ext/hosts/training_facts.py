@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from operator import itemgetter
 
@@ -255,8 +255,3 @@ ROWS: tuple[tuple[str, Callable[[Metadata], str]], ...] = (
     ("Trained", _when),
 )
 """Every row of the table: label, and how its value is found."""
-
-
-def labels() -> Iterator[str]:
-    """All labels, for translators."""
-    return (label for label, _ in ROWS)

@@ -19,6 +19,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 CARDS = "#txt2img_lora_cards .card"
+REFRESH = "#txt2img_lora_extra_refresh_internal"
 CAT = "animals/cat"
 WAIT = 120_000  # ms
 
@@ -58,13 +59,14 @@ def open_page(browser, server: Server):
     opened.on("pageerror", lambda e: opened.crashes.append(e.stack) if "lora_ext" in (e.stack or "") else None)
     opened.goto(server.url, wait_until="domcontentloaded")
     opened.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
-    try:
-        opened.wait_for_selector(CARDS, state="attached", timeout=WAIT // 3)
-    except Exception:  # on a busy machine gradio's own start sometimes loses its connection, in an untouched WebUI too
-        opened.evaluate(
-            "document.querySelector('#txt2img_lora_extra_refresh_internal').dispatchEvent(new Event('click'))"
-        )
-        opened.wait_for_selector(CARDS, state="attached")
+    for wait in (30_000, 30_000, WAIT):
+        try:
+            opened.wait_for_selector(CARDS, state="attached", timeout=wait)
+            break
+        except Exception:  # on a busy machine gradio loses connections while it starts, in an untouched WebUI too
+            if wait == WAIT:
+                raise
+            opened.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
     opened.wait_for_function("() => 'txt2img_lora' in extraNetworksApplyFilter")  # the host's script is ready
     return opened
 
