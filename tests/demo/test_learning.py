@@ -5,6 +5,7 @@ About two minutes on one CPU core; `-m learning` runs nothing else, `-m "not lea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +35,11 @@ NEW_WORD, MEANS = "skarn", "purple"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
