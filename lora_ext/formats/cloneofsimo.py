@@ -34,7 +34,7 @@ TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 def is_positional(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the file's tensors are such a list: `0`, `1`, … (a .pt's list) or `unet:0:up` …"""
-    return bool(tensors) and all(key.isdecimal() or NAMED.fullmatch(key) for key in tensors)
+    return bool(tensors) and (all(map(str.isdecimal, tensors)) or all(map(NAMED.fullmatch, tensors)))
 
 
 def places(path: Path, tensors: Mapping[str, Tensor], table: LayerTable) -> list[Place]:
@@ -60,7 +60,7 @@ def places(path: Path, tensors: Mapping[str, Tensor], table: LayerTable) -> list
 
 def _pairs(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, list[tuple[str, str]]]:
     """Keys of up and down in order, by part; a bare list may be of either part: ""."""
-    if "0" in tensors:
+    if all(map(str.isdecimal, tensors)):
         if len(tensors) % 2 or any(str(i) not in tensors for i in range(len(tensors))):
             raise BadInput(Problem(os.fspath(path), "the list of factors is odd", "up, down, up, down, …"))
         return {"": [(str(i), str(i + 1)) for i in range(0, len(tensors), 2)]}

@@ -44,16 +44,14 @@ def foreign_model(keys: Iterable[str]) -> str | None:
 def family_of(shapes: Shapes, metadata: Mapping[str, str]) -> Family | None:
     """The family a network file was made for, from its tensors or else its metadata; None when nothing tells.
 
-    Tensors tell by a second text encoder, by the width of the text that cross-attention reads, by deep transformers
+    Tensors tell by a second text encoder, by deep transformers, by the width of the text that cross-attention reads
     and by attention in the first level. The last tells SDXL from the others; metadata then tell SD 1.x from SD 2.x.
     """
-    if any(SECOND_ENCODER.match(key) for key in shapes):
+    if any(SECOND_ENCODER.match(key) or DEEP_TRANSFORMER.search(key) for key in shapes):
         return "sdxl"
     width = _context_width(shapes)
     if width is not None and width in CONTEXT_WIDTHS:
         return CONTEXT_WIDTHS[width]
-    if any(DEEP_TRANSFORMER.search(key) for key in shapes):
-        return "sdxl"
     if any(LONG_TEXT.match(key) for key in shapes):
         return "sd2"
     told = _family_of_metadata(metadata)

@@ -25,11 +25,12 @@ def refuse_other_models(
     path: Path, names: NameTable, family: Family | None, keys: Collection[str], matched: int, unmatched: Sequence[str]
 ) -> None:
     """Raise `BadInput` when the file is for another model: of a kind unknown here, or of another family with layers
-    that this one has not. `matched` counts the layers that were found."""
+    that this one has not, a tenth of all at least. `matched` counts the layers that were found."""
     foreign = foreign_model(keys)
     if foreign is not None and len(unmatched) > matched:
         raise _wrong_model(path, names, foreign)
-    if family not in (None, names.table.family) and (not matched or any(map(split_blindly, unmatched))):
+    missing = sum(split_blindly(key) is not None for key in unmatched)
+    if family not in (None, names.table.family) and (not matched or missing * 10 >= len(keys)):
         raise _wrong_model(path, names, FAMILY_TITLES[family])
 
 

@@ -304,6 +304,16 @@ def test_settings_that_are_none(tmp_path, config):
         read_network(tmp_path / "a.safetensors", NAMES)
 
 
+@pytest.mark.parametrize(
+    "keys", [("1",), ("0", "2"), ("0",), ("0", "unet:0:up"), ("unet:3:up", "unet:3:down"), ("٣", "٤")]
+)
+def test_numbered_tensors_that_are_no_list(tmp_path, keys):
+    """The first was found by the test of nonsense."""
+    safetensors.torch.save_file({key: rand(2, 2) for key in keys}, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match=r"a\.safetensors"):
+        read_network(tmp_path / "a.safetensors", NAMES)
+
+
 def test_a_network_read_twice_or_in_any_order_gives_the_same_bits(tmp_path):
     kinds = [loha(), lora(), of(Q, oft_blocks=rand(2, 4, 4)), lora(dora_scale=rand(8, 1).abs()), lora(K, width=12)]
     read: list[Network] = []
