@@ -76,7 +76,8 @@ def test_bad_entries_are_made_anew(pictures: Path, tmp_path: Path, damage: str) 
         if damage == "cut":
             path.write_bytes(data[:-5])
         elif damage == "bit":
-            path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+            at = 8 + int.from_bytes(data[:8], "little") + 101  # in the numbers, not in the digest
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         elif damage == "empty":
             path.write_bytes(b"")
         elif damage == "foreign":
