@@ -43,7 +43,7 @@ class OptimConfig:
     unet_stop: int = setting(
         0,
         "Stop the UNet after",
-        "From then on only the text encoders learn; 0: never.",
+        "After this step only the text encoders learn; 0: never.",
         unit="steps",
         minimum=0,
         expert=True,
@@ -51,7 +51,7 @@ class OptimConfig:
     text_encoder_stop: int = setting(
         0,
         "Stop the text encoders after",
-        "They learn quickly and spoil later; 0: never.",
+        "Text encoders learn quickly and spoil later; after this step they rest. 0: never.",
         unit="steps",
         minimum=0,
         expert=True,
@@ -104,7 +104,7 @@ class OptimConfig:
     warmup_percent: float = setting(
         0.0,
         "Warm-up share",
-        "The same as a part of the whole run; counts where it is longer than the steps of the warm-up.",
+        "The warm-up as a part of the whole run; counts where it is longer than the warm-up in steps.",
         unit="%",
         minimum=0.0,
         maximum=100.0,

@@ -158,9 +158,12 @@ def _loss(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
 
 
 def _resume(output: Path, config: TrainConfig) -> Iterator[Problem]:
-    if not config.save.resume:
-        return
     states = StateFile(output)
+    if not config.save.resume:
+        if config.save.state_every and states.current.exists() and not config.save.overwrite:
+            fix = "Turn on resume to go on from it, choose another name, or allow to replace it."
+            yield Problem("resume", "a run of this name left its state", got=str(states.current), fix=fix)
+        return
     try:
         if states.read() is None:
             fix = "Start without, and let the state be saved every few steps (state_every)."

@@ -109,6 +109,16 @@ def test_a_run_is_made_longer(folder):
     assert [p.field for p in caught.value.problems] == ["resume"]
 
 
+def test_the_state_of_another_run_is_not_lost_in_silence(folder):
+    run(folder, state_every=1).path.unlink()
+    with pytest.raises(BadInput, match="left its state") as caught:
+        run(folder, state_every=1)
+    assert [p.field for p in caught.value.problems] == ["resume"]
+    assert StateFile(out(folder)).read().step == 2
+    assert run(folder, state_every=1, overwrite=True, max_steps=1).steps
+    assert StateFile(out(folder)).read().step == 1
+
+
 def test_without_a_state_there_is_nothing_to_resume(folder):
     with pytest.raises(BadInput) as caught:
         run(folder, resume=True)
