@@ -192,6 +192,7 @@ def test_hashes_and_the_chart_on_demand(page) -> None:
     assert page.locator(".lora-ext-norms svg text").first.text_content() == "M00"
     show(page, "broken")
     assert "damaged" in page.locator(".lora-ext-window-bad").first.inner_text()
+    page.evaluate("closePopup()")
 
 
 def test_the_gallerys_picture_becomes_the_cards(page, server: Server, loras: Path) -> None:
@@ -241,6 +242,7 @@ def test_the_api_lists_and_refreshes(server: Server, loras: Path) -> None:
 def test_pasted_text_finds_a_lora_of_another_name(page, server: Server, loras: Path) -> None:
     text = server.infotext("a <lora:renamed here:0.7>")
     assert "Lora hashes" in text
+    page.evaluate("closePopup()")
     page.locator("#txt2img_prompt textarea").fill(text.replace("renamed here", "as it was called"))
     page.locator("#txt2img_tools #paste").click()
     page.wait_for_function(
