@@ -144,10 +144,10 @@ def test_multiples():
 
 
 def test_every_problem_at_once_with_missing_and_unknown_ones():
-    found = problems_of(TrainConfig, {"rank": 0, "learning_rat": 1e-4, "schedule": "linear", "precision": "fp8"})
+    found = problems_of(TrainConfig, {"rank": 0, "learning_rat": 1e-4, "schedule": "sideways", "precision": "fp8"})
     assert set(found) == {"images", "output", "rank", "learning_rat", "schedule", "precision"}
     assert "learning_rate?" in found["learning_rat"]
-    assert "constant, cosine" in found["schedule"]
+    assert "constant, linear, cosine" in found["schedule"]
 
 
 @pytest.mark.parametrize("blank", ["", "   "])

@@ -49,7 +49,7 @@ def test_the_end_is_told(checkpoint: Path, pictures: Path, tmp_path: Path, capsy
     assert out.splitlines() == [str(tmp_path / "new.safetensors"), "<lora:new:1>"]
     assert "2/2" in err
     assert "loss" in err
-    assert sorted(os.listdir(tmp_path)) == ["new.safetensors", "run.toml"]
+    assert sorted(os.listdir(tmp_path)) == ["new.config.toml", "new.log.csv", "new.safetensors", "run.toml"]
 
 
 def test_overwrite_replaces(checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path) -> None:
