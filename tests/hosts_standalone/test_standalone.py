@@ -116,7 +116,7 @@ def test_a_strength_may_change_between_steps(model: StandaloneModel) -> None:
     generator = torch.Generator().manual_seed(0)
     adapters = {layer.name: LoraAdapter.create(layer.shape, 4, 4, generator) for layer in layers}
     for adapter in adapters.values():
-        torch.nn.init.normal_(adapter.up, generator=generator)
+        adapter.up.data.normal_(generator=generator)
     network = Network("x", adapters)
     before, plain = fingerprint(model), model.decoded(REQUEST)
     steps: list[int] = []
