@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -24,6 +25,7 @@ def hints_from_yaml(path: str | Path) -> Hints:
         prediction_type=_sgm_prediction(params) if sgm else _ldm_prediction(params, path),
         unet_heads=None if width else heads,
         unet_head_dim=width,
+        te_heads=() if sgm else _text_heads(params, Path(path)),
         clip_skip=None if sgm else _clip_skip(params),
         scale_factor=_number(params.get("scale_factor")),
     )
@@ -82,6 +84,25 @@ def _clip_skip(params: dict[str, object]) -> int | None:
     if not isinstance(target, dict) or not str(target.get("target", "")).endswith(".FrozenOpenCLIPEmbedder"):
         return None
     return 2 if layer == "penultimate" else 1
+
+
+def _text_heads(params: dict[str, object], path: Path) -> tuple[int, ...]:
+    """Heads of SD1's text encoder, where the yaml names a folder of its own for it; else (): the published one.
+
+    Hosts seek that folder from where they were started. A checkpoint that has moved has it beside itself.
+    """
+    version = _inner(params, "cond_stage_config").get("version")
+    if not isinstance(version, str) or not version:
+        return ()
+    for folder in (path.parent / version, path.parent / Path(version.replace("\\", "/")).name):
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf8"))
+        except (OSError, ValueError):  # a name on a hub, or no settings: the width tells
+            continue
+        heads = config.get("num_attention_heads") if isinstance(config, dict) else None
+        if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0:
+            return (heads,)
+    return ()
 
 
 def _count(unet: dict[str, object], name: str, path: str | Path) -> int | None:

@@ -70,3 +70,29 @@ def test_missing_and_binary_files(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="not valid YAML"):
         hints_from_yaml(tmp_path / "x.yaml")
+
+
+OWN_TEXT = """
+model:
+  params:
+    unet_config: {{params: {{num_heads: 8}}}}
+    cond_stage_config: {{target: ldm.modules.encoders.modules.FrozenCLIPEmbedder, params: {{version: {version}}}}}
+"""
+
+
+@pytest.mark.parametrize("version", ["clip", "models/Stable-diffusion/clip", "'models\\Stable-diffusion\\clip'"])
+def test_heads_of_a_text_encoder_of_its_own(tmp_path, version):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text('{"num_attention_heads": 3}', encoding="utf8")
+    assert hints(tmp_path, OWN_TEXT.format(version=version)).te_heads == (3,)
+
+
+@pytest.mark.parametrize("config", ["", "[]", '{"num_attention_heads": true}', '{"num_attention_heads": -1}'])
+def test_a_folder_that_does_not_tell(tmp_path, config):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text(config, encoding="utf8")
+    assert hints(tmp_path, OWN_TEXT.format(version="clip")).te_heads == ()
+
+
+def test_a_name_on_a_hub_is_no_folder(tmp_path):
+    assert hints(tmp_path, OWN_TEXT.format(version="openai/clip-vit-large-patch14")).te_heads == ()
