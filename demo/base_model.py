@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demo import checkpoint_keys as keys
-from demo import checkpoint_yaml, random_base, train_vae, world
+from demo import checkpoint_yaml, random_base
 from lora_ext.model import Architecture, Hints, TextEncoders, build_text, build_unet, build_vae, detect
 
-UNET = keys.UNetSize(4, 64, (1, 2, 2), 1, (1, 1, 1), 128, linear=False, vector=0)
-TEXT = keys.TextSize(width=128, layers=2, heads=2)
-VAE = keys.VaeSize(base=32, multipliers=(1, 1, 2, 2), res_blocks=1)
+UNET = keys.UNetSize(4, 64, (1, 2, 2), 1, (1, 1, 1), 96, linear=False, vector=0)
+TEXT = keys.TextSize(width=96, layers=2, heads=3)
+VAE = keys.VaeSize(base=64, multipliers=(1, 1, 1, 1), res_blocks=1)
 HEADS = 4
 TEXT_PREFIX = "cond_stage_model.transformer."
 CLIP_FOLDER = "models/Stable-diffusion/base.clip"
@@ -24,13 +24,13 @@ CLIP_FOLDER = "models/Stable-diffusion/base.clip"
 class BaseModel:
     """All tensors by checkpoint key, float32, and the three modules over the same storage, trainable."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str = "cpu") -> None:
         shapes: keys.Shapes = {}
         shapes.update(keys.below(random_base.UNET, keys.unet(UNET)))
         shapes.update(keys.below(random_base.VAE, keys.vae(VAE)))
         shapes.update(keys.below(TEXT_PREFIX, keys.clip(TEXT)))
-        self.tensors: dict[str, Tensor] = {key: torch.zeros(shape) for key, shape in shapes.items()}
-        self.tensors[f"{TEXT_PREFIX}text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        self.tensors: dict[str, Tensor] = {key: torch.zeros(shape, device=device) for key, shape in shapes.items()}
+        self.tensors[f"{TEXT_PREFIX}text_model.embeddings.position_ids"] = torch.arange(77, device=device)[None]
         self.arch: Architecture = detect(self.tensors, Hints(unet_heads=HEADS, te_heads=(TEXT.heads,)))
         self.unet = build_unet(self.arch, self.tensors)
         self.vae = build_vae(self.arch, self.tensors)
@@ -43,14 +43,20 @@ class BaseModel:
         self._choose_first_weights()
 
     def _choose_first_weights(self) -> None:
-        train_vae.let_colours_through(self.vae, world.SIDE)
         generator = torch.Generator().manual_seed(77)
         words = self.tensors[f"{TEXT_PREFIX}text_model.embeddings.token_embedding.weight"]
-        words.normal_(0, 0.2, generator=generator)
+        words.copy_(torch.randn(words.shape, generator=generator) * 0.2)
         self.tensors[f"{random_base.VAE}quant_conv.bias"][4:] = -6.0  # encoding starts out nearly exact
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Means of the posterior [B, 4, h, w], before any scaling, for pictures [B, 3, H, W] in -1..1."""
+        mean: Tensor = self.vae.encode(pixels.to(self.vae.device)).latent_dist.mean
+        return mean
 
     def rescale_latents(self, mean: Tensor, std: Tensor) -> None:
         """Fold latents' [4] mean and spread into the VAE, so that hosts' fixed factor 0.18215 gives unit variance."""
+        mean, std = (x.to(self.tensors[f"{random_base.VAE}quant_conv.weight"]) for x in (mean, std))
         scale = self.arch.vae.scale * std
         weight, bias = (self.tensors[f"{random_base.VAE}quant_conv.{part}"] for part in ("weight", "bias"))
         bias[:4] = (bias[:4] - mean) / scale
@@ -68,7 +74,7 @@ class BaseModel:
 
     def write(self, path: Path, dtype: torch.dtype = torch.float16) -> None:
         """The checkpoint, its yaml and its text encoder's configuration."""
-        stored = {k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in self.tensors.items()}
+        stored = {k: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous() for k, t in self.tensors.items()}
         save_file(stored, path)
         text = checkpoint_yaml.latent_diffusion(
             UNET, VAE, {"num_heads": HEADS}, clip_folder=Path(CLIP_FOLDER), open_clip_arch="", v=False

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from demo.muon import Both
+
 
 @dataclass
 class Progress:
@@ -28,7 +30,7 @@ class Progress:
     log_every: int = 25
     _losses: list[dict[str, float]] = field(default_factory=list)
 
-    def run(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, peak: float) -> Iterator[int]:
+    def run(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | Both, peak: float) -> Iterator[int]:
         """The steps still to do, each with its learning rate set; the body trains, we save and log."""
         step, seconds = self._load(modules, optimizer)
         started = saved = time.monotonic()
@@ -57,7 +59,7 @@ class Progress:
         """The state file."""
         return self.folder / f"{self.stage}.state"
 
-    def _load(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    def _load(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | Both) -> tuple[int, float]:
         if not self.path.is_file():
             return 0, 0.0
         state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -66,7 +68,9 @@ class Progress:
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), float(state["seconds"])
 
-    def _save(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+    def _save(
+        self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | Both, step: int, seconds: float
+    ) -> None:
         states = {name: module.state_dict() for name, module in modules.items()}
         content = {"modules": states, "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
         beside = self.path.with_suffix(".new")

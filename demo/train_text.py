@@ -39,12 +39,13 @@ def answers(scene: world.Scene) -> list[int]:
 def train(text: TextEncoders, steps: int, seed: int, folder: Path) -> None:
     """Train `text` (one encoder) in place; every position from the end token on must know every answer."""
     width = text.arch.text[0].width
-    heads = nn.Linear(width, sum(QUESTIONS))
+    device = next(text.parameters()).device
+    heads = nn.Linear(width, sum(QUESTIONS), device=device)
     learnt = [p for name, p in text.named_parameters() if "token_embedding" not in name]
     optimizer = torch.optim.AdamW([*learnt, *heads.parameters()], betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress(folder, "text", steps, seed)
     for step in progress.run({"text": text, "heads": heads}, optimizer, peak=1.5e-3):
-        ids, right = examples(text, BATCH, seed, step)
+        ids, right = (x.to(device) for x in examples(text, BATCH, seed, step))
         ids = ids[:, : 77 if step % 4 == 0 else SHORT]
         context = text.encode((ids,)).context
         there = _from_end(ids)

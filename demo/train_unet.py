@@ -32,7 +32,8 @@ def train(
     folder: Path,
 ) -> None:
     """Train `unet` in place on `latents` [N, 4, h, w] and captions of `scenes`; it ends with its moving average."""
-    schedule = NoiseSchedule.default()
+    device = next(unet.parameters()).device
+    schedule = NoiseSchedule.default().to(device)
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     weights = snr.clamp(max=GAMMA) / snr
     average = copy.deepcopy(unet).requires_grad_(False)
@@ -41,9 +42,9 @@ def train(
     for step in progress.run({"unet": unet, "average": average}, optimizer, peak=1e-3):
         random = progress.generator(step)
         chosen = torch.randint(len(latents), (batch,), generator=random)
-        clean = latents[chosen]
-        noise = torch.randn(clean.shape, generator=random)
-        t = schedule.sample_timesteps(batch, random)
+        clean = latents[chosen].to(device)
+        noise = torch.randn(clean.shape, generator=random).to(device)
+        t = schedule.sample_timesteps(batch, random).to(device)
         context = contexts(text, [scenes[i] for i in chosen.tolist()], seed, step)
         guess = unet(schedule.add_noise(clean, noise, t), t, encoder_hidden_states=context, return_dict=False)[0]
         loss = mse(guess, schedule.target(clean, noise, t), weights[t])
@@ -61,7 +62,8 @@ def contexts(text: TextEncoders, scenes: list[world.Scene], seed: int, step: int
     """Conditioning [B, 77, C] of a fresh wording for each scene, some left empty."""
     random = world.generator(seed + 11, step)
     captions = ["" if random.random() < DROPPED else world.caption(scene, random) for scene in scenes]
-    return text.encode((tokenized(text, captions),)).context
+    ids = tokenized(text, captions).to(next(text.parameters()).device)
+    return text.encode((ids,)).context
 
 
 @torch.no_grad()

@@ -52,12 +52,12 @@ def test_rescaling_gives_unit_latents_and_the_same_pictures(model: BaseModel) ->
     pictures = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         signed = train_vae.signed(pictures)
-        raw = train_vae.encode(model.vae, pictures)
+        raw = model.encode(signed)
         before = model.vae.decode(raw).sample
         spread = model.vae.encode(signed).latent_dist.std
         mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
         model.rescale_latents(mean, std)
-        after = train_vae.encode(model.vae, pictures)
+        after = model.encode(signed)
         seen = after * model.arch.vae.scale
         torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
         torch.testing.assert_close(seen.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
