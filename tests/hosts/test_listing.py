@@ -127,7 +127,8 @@ def test_metadata_wherever_they_stand_in_the_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\1", b"<html>not found</html>", b"\xff" * 8, (1 << 40).to_bytes(8, "little"), (9).to_bytes(8, "little") + b"{",
+    [b"", b"\1", b"<html>not found</html>", b"\xff" * 8, (1 << 40).to_bytes(8, "little"),
+     (9).to_bytes(8, "little") + b"{",
      (2).to_bytes(8, "little") + b"[]", (40).to_bytes(8, "little") + b'{"__metadata__":' + b"[" * 24,
      (20).to_bytes(8, "little") + b'{"__metadata__":[1]}'],
 )  # fmt: skip

@@ -51,7 +51,7 @@ def fill(page, **values: object) -> None:
     for name, value in values.items():
         box = page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
         if not box.is_visible():
-            page.locator("#lora_ext_more .label-wrap").click()
+            page.locator("#lora_ext_more .label-wrap").first.click()
         box.fill(str(value))
 
 

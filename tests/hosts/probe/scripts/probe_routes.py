@@ -76,16 +76,16 @@ def fail_after(calls: int) -> dict[str, bool]:
     """The training's loss raises, once, after so many calls: an exception in the middle of a run."""
     from lora_ext.training import learner
 
-    usual, left = learner.mse, [calls]
+    usual, left = learner.diffusion_loss, [calls]
 
     def broken(*args, **kwargs):
         left[0] -= 1
         if left[0] < 0:
-            learner.mse = usual
+            learner.diffusion_loss = usual
             raise RuntimeError("broken on purpose by the test")
         return usual(*args, **kwargs)
 
-    learner.mse = broken
+    learner.diffusion_loss = broken
     return {"armed": True}
 
 
