@@ -24,7 +24,7 @@ _FORM = "a choice of the form, not of the run"
 
 
 def one_of(table: dict[str, str], what: str) -> To:
-    """A setting by its foreign name; placeholder, see `chosen`."""
+    """A setting whose choices have other words there; see `chosen`."""
     return To(what, lambda value: chosen(table, value))
 
 
