@@ -9,7 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(
 
 import torch  # noqa: E402
 
-torch.set_num_threads(1)  # as the test's own process: sums depend on it
+torch.set_num_threads(int(sys.argv[2]))  # as the test's own process: sums depend on it
 
 from test_resume_settings import LONG  # noqa: E402
 from training_runs import config, model  # noqa: E402

@@ -66,8 +66,8 @@ def unbroken(tmp_path_factory):
 @about("state_every", "resume")
 def test_a_killed_run_goes_on_bit_for_bit(folder, unbroken):
     script = Path(__file__).with_name("killed_run.py")
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True, env=env)
+    words = [sys.executable, str(script), str(folder), str(torch.get_num_threads())]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.strip() == "4":
             process.kill()
