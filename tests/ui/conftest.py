@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from scripted import Script, Workplace
 
 from lora_ext import api
+from lora_ext.api import service as services
 from lora_ext.training import JobBoard
 from lora_ext.ui import application
 
@@ -21,8 +22,8 @@ from lora_ext.ui import application
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     script, saved = Script(pause=0.001), []
-    monkeypatch.setattr(api, "board", JobBoard())
-    monkeypatch.setattr(api, "train", script.train)
+    monkeypatch.setattr(services, "board", JobBoard())
+    monkeypatch.setattr(services, "train", script.train)
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()

@@ -12,6 +12,7 @@ from tabpage import box, count, expect, fill, panel, slot, start
 
 from demo import random_base
 from lora_ext import api
+from lora_ext.api import service as services
 from lora_ext.config import CheckpointConfig
 from lora_ext.hosts.standalone import StandaloneModel
 from lora_ext.training import JobBoard
@@ -22,7 +23,7 @@ def stage(tmp_path, monkeypatch):
     base = tmp_path / "base.safetensors"
     random_base.make("sd1", base)
     model = StandaloneModel.load(CheckpointConfig(checkpoint=str(base), device="cpu"))
-    monkeypatch.setattr(api, "board", JobBoard())
+    monkeypatch.setattr(services, "board", JobBoard())
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()

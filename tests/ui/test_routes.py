@@ -10,9 +10,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lora_ext import api
-from lora_ext.config import TrainConfig, settings
-from lora_ext.errors import BadInput
-from lora_ext.training import Stop
+from lora_ext.api.service import _Announced
+from lora_ext.config import TrainConfig, read, settings
+from lora_ext.errors import BadInput, Problem
+from lora_ext.training import Saved, Stop
 
 JOB = "/lora-ext/v1/job"
 PAGE_JOB = "/lora-ext/v1/page/job"
@@ -97,7 +98,7 @@ def test_the_hosts_own_interrupt_stops_it(stage):
 
 
 def test_a_failing_run_names_the_field(client, stage):
-    stage.script.failing = BadInput(api.Problem("resolution", "pictures are too large", "at most 64 px", "512"))
+    stage.script.failing = BadInput(Problem("resolution", "pictures are too large", "at most 64 px", "512"))
     client.post(JOB, json=stage.values())
     stage.wait("failed")
     problem = {"field": "resolution", "label": "Resolution"}
@@ -190,13 +191,13 @@ def test_a_new_service_shows_the_same_run(stage):
 
 
 def test_what_is_thrown_in_reaches_the_run(stage):
-    run = api._Announced(stage.script.train(object(), config(stage), output=stage.outputs / "x.safetensors"), print)
+    run = _Announced(stage.script.train(object(), config(stage), output=stage.outputs / "x.safetensors"), print)
     next(run)
-    assert isinstance(run.throw(Stop()), api.Saved)
+    assert isinstance(run.throw(Stop()), Saved)
 
 
 def config(stage):
-    return api.read(TrainConfig, stage.values())
+    return read(TrainConfig, stage.values())
 
 
 @pytest.mark.parametrize("name", ["my cat", "my cat.safetensors", " my cat ", "кошка", "a.b", "v1.0", "com", "console"])
