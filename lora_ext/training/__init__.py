@@ -2,23 +2,28 @@
 
 from lora_ext.training.check import check
 from lora_ext.training.events import (
+    Abort,
     Event,
     Finished,
     Notice,
     Pause,
     Paused,
     Preview,
+    PreviewNow,
     Saved,
+    SaveNow,
     Stage,
     Step,
     Stop,
     Validated,
+    Wish,
 )
 from lora_ext.training.job import Job, JobBoard, board
 from lora_ext.training.loop import train
 from lora_ext.training.snapshot import JobSnapshot
 
 __all__ = [
+    "Abort",
     "Event",
     "Finished",
     "Job",
@@ -28,11 +33,14 @@ __all__ = [
     "Pause",
     "Paused",
     "Preview",
+    "PreviewNow",
+    "SaveNow",
     "Saved",
     "Stage",
     "Step",
     "Stop",
     "Validated",
+    "Wish",
     "board",
     "check",
     "train",

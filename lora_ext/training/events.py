@@ -58,7 +58,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end. `reason` is "done" or "stopped"; failures are raised, not yielded."""
+    """The end. `reason` is "done", "stopped" or "aborted"; failures are raised, not yielded."""
 
     step: int
     reason: str
@@ -86,5 +86,24 @@ class Stop(Exception):
     """Throw this into the run (`events.throw(Stop())`) to end it and keep what it has learnt."""
 
 
-class Pause(Exception):
-    """Throw this into the run to pause it when the step it is at is whole; `Paused` follows when it is."""
+class Abort(Exception):
+    """Throw this into the run to end it without writing what it has learnt; files written before stay."""
+
+
+class Wish(Exception):
+    """Throw one into the run at any event: it is remembered, and granted when the step the run is at is whole.
+
+    In a pause the run stays paused and grants it after the step that follows.
+    """
+
+
+class Pause(Wish):
+    """A wish to pause; `Paused` follows when the model is given back."""
+
+
+class SaveNow(Wish):
+    """A wish for a file of what is learnt so far; its `Saved` follows (at the end that of the run's own file)."""
+
+
+class PreviewNow(Wish):
+    """A wish for previews of what is learnt so far; a `Preview` for each prompt follows, or a `Notice` why not."""

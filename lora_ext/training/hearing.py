@@ -1,11 +1,11 @@
-"""How a run hears that it shall pause."""
+"""How a run hears what is wished of it between two events."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from lora_ext.training.events import Event, Pause
+from lora_ext.training.events import Event, Pause, Paused, PreviewNow, SaveNow, Wish
 
 
 @dataclass
@@ -13,21 +13,32 @@ class Wishes:
     """What was asked of a run and not yet done."""
 
     pause: bool = False
+    save: bool = False
+    preview: bool = False
+
+    def take(self, wish: Wish) -> None:
+        """Remember one."""
+        self.pause |= isinstance(wish, Pause)
+        self.save |= isinstance(wish, SaveNow)
+        self.preview |= isinstance(wish, PreviewNow)
 
 
 def hearing(run: Generator[Event, None, None], wishes: Wishes) -> Generator[Event, None, None]:
-    """The run, which a `Pause` thrown in at any event reaches as a wish: it is granted when a step is whole.
+    """The run, which a `Wish` thrown in at any event reaches as one: it is granted when a step is whole.
 
-    Everything else that is thrown goes to the run itself.
+    A wish in a pause does not end the pause. Everything else that is thrown goes to the run itself.
     """
     try:
         event = next(run)
         while True:
             try:
                 yield event
-            except Pause:
-                wishes.pause = True
-                event = next(run)
+            except Wish as wish:
+                if not isinstance(event, Paused):
+                    wishes.take(wish)
+                    event = next(run)
+                elif not isinstance(wish, Pause):
+                    wishes.take(wish)
             except BaseException as e:  # not handled: handed on to where it was meant for
                 event = run.throw(e)
             else:

@@ -16,7 +16,7 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.live import LiveModel, Session
 from lora_ext.training.check import check, remarks
 from lora_ext.training.creation import read_start
-from lora_ext.training.events import Event, Finished, Notice, Saved, Stage, Stop
+from lora_ext.training.events import Abort, Event, Finished, Notice, Saved, Stage, Stop
 from lora_ext.training.hearing import Wishes, hearing
 from lora_ext.training.keeper import Keeper
 from lora_ext.training.loan import Loan
@@ -42,7 +42,9 @@ def train(model: LiveModel, config: TrainConfig, *, output: Path) -> Generator[E
 
     `throw(Pause())` lets the step that is going on become whole, writes a file of what is learnt and gives the model
     and the host's lock back; then comes `Paused`, and the next `next()` waits for the lock and goes on as if nothing
-    had been. `Stop` and `close()` work in a pause too.
+    had been. `Stop` and `close()` work in a pause too. `SaveNow` and `PreviewNow` are wishes of the same kind.
+
+    `throw(Abort())` ends the run and writes nothing more; `Finished("aborted")` follows.
     """
     report = check(model, config, output)
     wishes = Wishes()
@@ -62,6 +64,8 @@ def _run(
             yield from run.learn()
         except Stop:
             reason = "stopped"
+        except Abort:
+            reason = "aborted"
         except (GeneratorExit, KeyboardInterrupt):
             if run and run.learnt():
                 for _ in run.keep_state():
@@ -74,13 +78,13 @@ def _run(
             if isinstance(e, BadInput):
                 raise
             raise BadInput(_out_of_memory()) from e
-        with contextlib.suppress(Stop):  # too late to stop
-            if run and run.step:
+        with contextlib.suppress(Stop, Abort):  # too late for them
+            if run and run.step and reason != "aborted":
                 if not run.learnt():
                     raise BadInput(_nothing_learnt(run.step))
                 yield from run.keep_state()
                 yield Saved(run.step, run.final(), final=True)
-    with contextlib.suppress(Stop):
+    with contextlib.suppress(Stop, Abort):
         yield Finished(run.step if run else 0, reason)
 
 

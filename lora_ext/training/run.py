@@ -205,12 +205,31 @@ class Run:
                 yield from self.keeper.between(step, self.epoch, self.length)
             if save.state_every and step % save.state_every == 0:
                 yield from self.keep_state()
-        if wish.preview_prompt.strip() and step % wish.preview_every == 0:
+        asked, self.wishes.preview = self.wishes.preview, False
+        if asked and not wish.preview_prompt.strip():
+            yield Notice("There is no preview: no preview prompt was given.")
+        elif wish.preview_prompt.strip() and (asked or step % wish.preview_every == 0):
             yield self._preview()
+        yield from self._wished_file()
         if self.wishes.pause:
             self.wishes.pause = False
             if step < self.length.total:
                 yield from self._pause()
+
+    def _wished_file(self) -> Iterator[Event]:
+        """The file that was asked for; the last step needs none, and with a pause one is written anyway."""
+        asked, self.wishes.save = self.wishes.save, False
+        if not asked or self.wishes.pause or self.step == self.length.total:
+            return
+        yield self._on_the_way()
+        yield from self.keep_state()
+
+    def _on_the_way(self) -> Saved | Notice:
+        """A disk that refuses costs the file, not the run."""
+        try:
+            return Saved(self.step, self.rescue(), final=False)
+        except BadInput as e:
+            return Notice(f"A file on the way was not saved: {e}")
 
     def _validate(self) -> Generator[Event, None, float | None]:
         """The loss on the held-out pictures where it is due: every so many steps, and at the first and the last."""
