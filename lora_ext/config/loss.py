@@ -62,6 +62,15 @@ class LossConfig:
         "Only for v-prediction models (SD 2.x 768 and others): nearly clean pictures count as in other models.",
         expert=True,
     )
+    v_pred_like_loss: float = setting(
+        0.0,
+        "Weigh noise prediction like v-prediction",
+        "Only for models that predict noise (SD 1.x, SDXL): adds this times the loss as a v-prediction model would count "
+        "it, which weighs noisy pictures up; 0.5 to 1. 0: off.",
+        minimum=0.0,
+        maximum=100.0,
+        expert=True,
+    )
     masked_loss: bool = setting(
         False,
         "Learn only inside the mask",

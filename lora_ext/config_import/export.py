@@ -67,6 +67,7 @@ RUN: dict[str, tuple[str, Write]] = {
     "min_snr_gamma": ("min_snr_gamma", _same),
     "debiased": ("debiased_estimation_loss", _same),
     "scale_v_loss": ("scale_v_pred_loss_like_noise_pred", _same),
+    "v_pred_like_loss": ("v_pred_like_loss", _same),
     "masked_loss": ("masked_loss", _same),
     "prior_weight": ("prior_loss_weight", _same),
     "noise_offset": ("noise_offset", _same),
@@ -92,6 +93,7 @@ UNLESS_DEFAULT = {
     "start_from", "dropout", "min_snr_gamma", "noise_offset", "adaptive_noise_offset", "pyramid_levels", "max_steps",
     "input_perturbation", "clip_skip", "save_every_steps", "save_every_epochs", "pyramid_discount", "preview_every",
     "noise_offset_random", "input_perturbation_random", "timestep_min", "timestep_max", "huber_scale",
+    "v_pred_like_loss",
 }  # fmt: skip
 """Those that sd-scripts takes for switched on when they are there."""
 

@@ -166,7 +166,7 @@ KEYS: dict[str, Rule] = {
     "min_snr_gamma": To("min_snr_gamma"),
     "debiased_estimation_loss": To("debiased"),
     "scale_v_pred_loss_like_noise_pred": To("scale_v_loss"),
-    "v_pred_like_loss": Absent("use min-SNR or debiased estimation"),
+    "v_pred_like_loss": To("v_pred_like_loss"),
     "zero_terminal_snr": To("zero_terminal_snr"),
     "min_timestep": To("timestep_min"),
     "max_timestep": To("timestep_max"),

@@ -29,6 +29,7 @@ class LossRecipe:
     min_snr_gamma: float = 0.0
     debiased: bool = False
     scale_v_loss: bool = False
+    v_pred_like: float = 0.0
 
 
 def mse(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -106,7 +107,8 @@ def timestep_weights(timesteps: Tensor, schedule: NoiseSchedule, recipe: LossRec
 
     min-SNR-γ (arXiv 2303.09556): min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v. Debiased estimation
     (arXiv 2310.08442): 1/√SNR for ε, 1/(SNR + 1) for v. `scale_v_loss`: SNR/(SNR + 1), the weight that turns a v loss
-    into an ε loss.
+    into an ε loss. `v_pred_like` k: 1 + k·(SNR + 1)/SNR for ε, which adds k times the loss of v (sd-scripts'
+    `add_v_prediction_like_loss`).
     """
     snr = schedule.snr[timesteps]
     capped = snr.clamp(max=HIGHEST_SNR)
@@ -119,6 +121,8 @@ def timestep_weights(timesteps: Tensor, schedule: NoiseSchedule, recipe: LossRec
         weights = weights * (1 / (capped + 1) if is_v else capped.rsqrt())
     if recipe.scale_v_loss and is_v:
         weights = weights * (capped / (capped + 1))
+    if recipe.v_pred_like and not is_v:
+        weights = weights * (1 + recipe.v_pred_like * (capped + 1) / capped)
     return weights
 
 

@@ -67,6 +67,8 @@ def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
         yield f"{config.optim.optimizer} finds the learning rate by itself and multiplies it with yours: set it to 1."
     if config.loss.scale_v_loss and model.architecture.prediction_type == "epsilon":
         yield "This model predicts noise already, so its loss is not weighed like that of a v-prediction model."
+    if config.loss.v_pred_like_loss and model.architecture.prediction_type == "v_prediction":
+        yield "This is a v-prediction model already, so its loss is not weighed like one again."
     if config.loss.min_snr_gamma and config.loss.debiased:
         yield "Min-SNR and debiased estimation both weigh the timesteps; their weights are multiplied."
 

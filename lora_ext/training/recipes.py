@@ -20,6 +20,7 @@ def loss_recipe(loss: LossConfig) -> LossRecipe:
         min_snr_gamma=loss.min_snr_gamma,
         debiased=loss.debiased,
         scale_v_loss=loss.scale_v_loss,
+        v_pred_like=loss.v_pred_like_loss,
     )
 
 

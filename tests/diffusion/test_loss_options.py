@@ -117,6 +117,29 @@ def test_a_v_loss_weighed_like_noise_prediction():
     assert loss(prediction, target, "epsilon", scale_v_loss=True) == pytest.approx(mse(prediction, target).item())
 
 
+@pytest.mark.parametrize("more", [0.5, 2.0])
+def test_a_noise_loss_with_that_of_v_added(more):
+    def weight(t):
+        scale = min(snr(t), 1000) / (min(snr(t), 1000) + 1)
+        return 1 + more / scale
+
+    prediction, target = pair()
+    got = loss(prediction, target, v_pred_like=more)
+    assert got == pytest.approx(by_hand(prediction, target, square, weight), rel=1e-5)
+    plain = mse(prediction, target).item()
+    assert loss(prediction, target, "v_prediction", v_pred_like=more) == pytest.approx(plain)
+
+
+def test_options_multiply():
+    def weight(t):
+        capped = min(snr(t), 1000)
+        return min(snr(t), 5) / snr(t) * (1 + 0.5 * (capped + 1) / capped) * capped**-0.5
+
+    prediction, target = pair()
+    got = loss(prediction, target, min_snr_gamma=5.0, v_pred_like=0.5, debiased=True)
+    assert got == pytest.approx(by_hand(prediction, target, square, weight), rel=1e-5)
+
+
 def test_the_weight_of_v_is_that_of_noise_seen_through_the_model():
     """A v error e is an ε error √ᾱ·e, so min-SNR for v and for ε are one loss."""
     random = torch.Generator().manual_seed(1)

@@ -82,6 +82,15 @@ def test_scale_v_loss(tmp_path):
     assert any("predicts noise already" in n.text for n in run(tmp_path, scale_v_loss=True, max_steps=1).of(Notice))
 
 
+@about("v_pred_like_loss")
+def test_v_pred_like_loss(tmp_path):
+    assert loss(tmp_path, "sd1", v_pred_like_loss=0.5) > loss(tmp_path, "sd1")
+    assert loss(tmp_path, "sd2", v_pred_like_loss=0.5) == loss(tmp_path, "sd2")
+    pictures(tmp_path / "pictures")
+    said = run(tmp_path, model("sd2"), v_pred_like_loss=0.5, max_steps=1).of(Notice)
+    assert any("v-prediction model already" in n.text for n in said)
+
+
 @about("zero_terminal_snr")
 def test_zero_terminal_snr(tmp_path):
     made = learner(tmp_path, "sd2", zero_terminal_snr=True)
