@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_ext.config import DataSetConfig
 from lora_ext.data.caption_list import NAMES, CaptionList
@@ -15,6 +16,16 @@ from lora_ext.data.words import WordRules, Words
 from lora_ext.errors import BadInput, Problem
 
 _LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
+
+
+class Origin(NamedTuple):
+    """Where the words of a picture were read. `file` None: nowhere; `fallback` is what stands in for them."""
+
+    file: Path | None
+    listed: bool
+    """`file` is a list of many captions, not the picture's own."""
+    lines: tuple[str, ...]
+    fallback: str
 
 
 def rules_of(config: DataSetConfig) -> WordRules:
@@ -42,6 +53,8 @@ class CaptionSource:
     notices: Notices
     uncaptioned: list[str] = field(default_factory=list)
     """Names of pictures that have no words at all."""
+    origins: dict[Path, Origin] = field(default_factory=dict)
+    """By the picture's path."""
 
     def __post_init__(self) -> None:
         self.rules = rules_of(self.config)
@@ -61,23 +74,27 @@ class CaptionSource:
     def words(self, name: str, path: Path, concept: str) -> Words:
         """The words of a picture; `concept` is that of its `N_concept` folder."""
         fallback = self.config.concept.strip() or concept
-        lines = self._lines(name, path)
+        file, listed, lines = self._found(name, path)
+        self.origins[path] = Origin(file, listed, lines or (), fallback)
         if not lines:
             lines = self._instead(name, path, fallback, missing=lines is None)
         return Words(lines, fallback, self.rules)
 
-    def _lines(self, name: str, path: Path) -> tuple[str, ...] | None:
+    def _found(self, name: str, path: Path) -> tuple[Path | None, bool, tuple[str, ...] | None]:
         """From the list that was given, the picture's own file, or a list in its folder or above; None: nowhere."""
         if self._given and (text := self._given.find(path)) is not None:
-            return _tidy(text)
+            return self._given.path, True, _tidy(text)
         files = self._files.find(path)
         if len(files) > 1:
             first, *rest = (file.suffix.lower() for file in files)
             self.notices.add(f"Both a {first} and a {' and a '.join(rest)} file: the {first} is used", name)
         own = self._own(name, files[0]) if files else None
         if own is not None or self._given:
-            return own
-        return next((_tidy(text) for one in reversed(self._lists) if (text := one.find(path)) is not None), None)
+            return (files[0] if own is not None else None), False, own
+        for one in reversed(self._lists):
+            if (text := one.find(path)) is not None:
+                return one.path, True, _tidy(text)
+        return None, False, None
 
     def _instead(self, name: str, path: Path, fallback: str, missing: bool) -> tuple[str, ...]:
         """Lines for a picture whose caption is missing or empty."""
