@@ -13,11 +13,13 @@ from lora_ext.config.network import NetworkConfig
 from lora_ext.config.optim import OptimConfig
 from lora_ext.config.preview import PreviewConfig
 from lora_ext.config.reading import Config, flat, number, read, settings
+from lora_ext.config.relevance import FACTS, When, relevant
 from lora_ext.config.save import SaveConfig
 from lora_ext.config.text import TextConfig
 from lora_ext.config.train import TrainConfig
 
 __all__ = [
+    "FACTS",
     "MOST_SEED",
     "CheckpointConfig",
     "Config",
@@ -36,9 +38,11 @@ __all__ = [
     "TrainConfig",
     "UiConfig",
     "Value",
+    "When",
     "flat",
     "number",
     "read",
+    "relevant",
     "setting",
     "settings",
 ]

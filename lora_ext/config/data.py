@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import setting
+from lora_ext.config.relevance import only, unless
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class DataSetConfig:
         "Folder with your pictures. Sub-folders named like `10_my cat` are seen 10 times each per epoch.",
         basic=True,
         needed=True,
+        of_run=True,
     )
     concept: str = setting(
         "",
         "Concept name",
         "Caption for pictures that have no .txt or .caption file beside them, for example `photo of sks cat`.",
         basic=True,
+        of_run=True,
     )
     resolution: int = setting(
         512,
@@ -56,6 +59,7 @@ class DataSetConfig:
         "Trigger words",
         "Put in front of every caption and never shuffled or dropped by itself; type them later to call what was "
         "learnt.",
+        of_run=True,
     )
     caption_extension: str = setting(
         ".txt, .caption",
@@ -70,6 +74,7 @@ class DataSetConfig:
         "metadata.jsonl, metadata.csv or captions.json in the picture folder is used where a picture has no file of "
         "its own.",
         expert=True,
+        of_run=True,
     )
     caption_template: str = setting(
         "",
@@ -82,7 +87,12 @@ class DataSetConfig:
         False, "Shuffle tags", "Put the tags of a caption into a new order each time, so that none counts more."
     )
     keep_tokens: int = setting(
-        0, "Tags kept in front", "So many first tags are neither shuffled nor dropped.", minimum=0, maximum=255
+        0,
+        "Tags kept in front",
+        "So many first tags are neither shuffled nor dropped.",
+        minimum=0,
+        maximum=255,
+        when=[(only("shuffle_tags", True), unless("tag_dropout", 0.0))],
     )
     keep_separator: str = setting(
         "",
@@ -158,6 +168,7 @@ class DataSetConfig:
         minimum=1,
         maximum=100,
         expert=True,
+        when=[(only("crop", "random"), unless("colour_jitter", 0.0))],
     )
     mask_folder: str = setting(
         "",
@@ -165,18 +176,22 @@ class DataSetConfig:
         "Black-and-white pictures of the same names: what is white is learnt. Files named like `cat-mask.png` beside "
         "`cat.png` are found without it.",
         expert=True,
+        of_run=True,
+        when=[only("masked_loss", True)],
     )
     alpha_mask: bool = setting(
         True,
         "Transparency is a mask",
         "Where a picture has no mask file, its transparent parts are the mask.",
         expert=True,
+        when=[only("masked_loss", True)],
     )
     regularisation: bool = setting(
         False,
         "Regularisation pictures",
         "These pictures keep the model as it is instead of teaching it something.",
         expert=True,
+        of_run=True,
     )
     picture_weight: float = setting(
         1.0, "Weight of these pictures", "How much they count; 1 is normal.", minimum=0.0, maximum=100.0, expert=True
@@ -200,6 +215,7 @@ class DataConfig(DataSetConfig):
         "Regularisation folder",
         "Pictures of the same kind of thing (cats, when you train your cat) that keep the model from forgetting it; as "
         "many are shown as of your own.",
+        of_run=True,
     )
     datasets: str = setting(
         "",
@@ -207,6 +223,7 @@ class DataConfig(DataSetConfig):
         "One per line, such as: images = 'D:/dogs', repeats = 2, resolution = 768. All settings of a data set may be "
         "given; what is not is as above.",
         expert=True,
+        of_run=True,
     )
     validation_share: float = setting(
         0.0,
@@ -229,6 +246,8 @@ class DataConfig(DataSetConfig):
         "Cache folder",
         "Where prepared pictures and captions are kept. Empty: a hidden folder in the picture folder.",
         expert=True,
+        of_run=True,
+        when=[only("cache", "disk")],
     )
     decode_threads: int = setting(
         2, "Reading threads", "Pictures read at the same time while preparing.", minimum=1, maximum=64, expert=True

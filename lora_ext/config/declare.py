@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from lora_ext.config.relevance import Either, When
 
 Value = bool | int | float | str
 
@@ -32,6 +35,10 @@ class Setting:
     """Has no sensible default: the user must give it."""
     expert: bool
     """Only for who knows the word already: folded away deepest."""
+    of_run: bool
+    """About these pictures or this file, not about how to learn: never part of a preset."""
+    when: tuple[Either, ...]
+    """Without effect unless all of these hold; see `config.relevance`."""
 
 
 def setting(
@@ -47,6 +54,8 @@ def setting(
     basic: bool = False,
     needed: bool = False,
     expert: bool = False,
+    of_run: bool = False,
+    when: Sequence[When | Either] = (),
 ) -> Any:
     """Declare one setting; see `Setting` for the words."""
     facts = {
@@ -60,5 +69,7 @@ def setting(
         "basic": basic,
         "needed": needed,
         "expert": expert,
+        "of_run": of_run,
+        "when": tuple((one,) if isinstance(one, When) else one for one in when),
     }
     return field(default=default, metadata=facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import setting
+from lora_ext.config.relevance import only, unless
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class NetworkConfig:
         minimum=1,
         maximum=1024,
         basic=True,
+        when=[unless("kind", "ia3", "full", "norm")],
     )
     alpha: float = setting(
         16.0,
@@ -32,11 +34,24 @@ class NetworkConfig:
         "The update is scaled by alpha / rank. Half the rank is a good start.",
         minimum=1e-6,
         maximum=4096,
+        when=[unless("kind", "ia3", "full", "norm")],
     )
     conv_rank: int = setting(
-        0, "Convolution rank", "Rank of the 3x3 convolutions (LoCon); 0 leaves them alone.", minimum=0, maximum=1024
+        0,
+        "Convolution rank",
+        "Rank of the 3x3 convolutions (LoCon); 0 leaves them alone.",
+        minimum=0,
+        maximum=1024,
+        when=[unless("kind", "norm")],
     )
-    conv_alpha: float = setting(1.0, "Convolution alpha", "Alpha of the 3x3 convolutions.", minimum=1e-6, maximum=4096)
+    conv_alpha: float = setting(
+        1.0,
+        "Convolution alpha",
+        "Alpha of the 3x3 convolutions.",
+        minimum=1e-6,
+        maximum=4096,
+        when=[unless("conv_rank", 0)],
+    )
     layers: str = setting(
         "usual",
         "Layers",
@@ -44,6 +59,7 @@ class NetworkConfig:
         "attention and attention_ff: less; all: every layer with all convolutions.",
         choices=("usual", "attention", "attention_ff", "all"),
         expert=True,
+        when=[unless("kind", "norm")],
     )
     only_layers: str = setting(
         "",
@@ -106,6 +122,7 @@ class NetworkConfig:
         "Start from",
         "Go on from this LoRA file instead of from nothing; kind, layers and ranks are those of the file.",
         expert=True,
+        of_run=True,
     )
     init: str = setting(
         "plain",
@@ -114,21 +131,36 @@ class NetworkConfig:
         "file has twice the rank (LoRA only).",
         choices=("plain", "pissa"),
         expert=True,
+        when=[only("kind", "lora")],
     )
-    train_norms: bool = setting(False, "Norms too", "Learns the norms of the UNet beside the chosen kind.", expert=True)
+    train_norms: bool = setting(
+        False,
+        "Norms too",
+        "Learns the norms of the UNet beside the chosen kind.",
+        expert=True,
+        when=[unless("kind", "norm")],
+    )
     dora: bool = setting(
         False,
         "DoRA",
         "Learns size and direction of the change apart: better at low ranks, slower (lora, loha and lokr).",
         expert=True,
+        when=[only("kind", "lora", "loha", "lokr")],
     )
     rslora: bool = setting(
         False,
         "Rank-stabilised scale",
         "Scales by alpha / √rank, so that high ranks learn as fast as low ones (lora, loha and lokr).",
         expert=True,
+        when=[only("kind", "lora", "loha", "lokr")],
     )
-    tucker: bool = setting(False, "Tucker convolutions", "Smaller 3x3 convolutions (lora, loha and lokr).", expert=True)
+    tucker: bool = setting(
+        False,
+        "Tucker convolutions",
+        "Smaller 3x3 convolutions (lora, loha and lokr).",
+        expert=True,
+        when=[only("kind", "lora", "loha", "lokr"), (unless("conv_rank", 0), only("layers", "all"))],
+    )
     lokr_factor: int = setting(
         -1,
         "LoKr factor",
@@ -136,10 +168,21 @@ class NetworkConfig:
         minimum=-1,
         maximum=1024,
         expert=True,
+        when=[only("kind", "lokr")],
     )
-    lokr_decompose_both: bool = setting(False, "LoKr splits both parts", "A smaller file.", expert=True)
+    lokr_decompose_both: bool = setting(
+        False,
+        "LoKr splits both parts",
+        "A smaller file.",
+        expert=True,
+        when=[only("kind", "lokr")],
+    )
     lokr_full: bool = setting(
-        False, "LoKr keeps both parts whole", "A larger file; the rank means nothing.", expert=True
+        False,
+        "LoKr keeps both parts whole",
+        "A larger file; the rank means nothing.",
+        expert=True,
+        when=[only("kind", "lokr")],
     )
     oft_constraint: float = setting(
         0.0,
@@ -148,12 +191,20 @@ class NetworkConfig:
         minimum=0.0,
         maximum=1e3,
         expert=True,
+        when=[only("kind", "oft")],
     )
-    oft_rescale: bool = setting(False, "OFT rescale", "OFT learns a size for every output as well.", expert=True)
+    oft_rescale: bool = setting(
+        False,
+        "OFT rescale",
+        "OFT learns a size for every output as well.",
+        expert=True,
+        when=[only("kind", "oft")],
+    )
     ia3_side: str = setting(
         "auto",
         "IA3 side",
         "Whether IA3 scales what goes into a layer or what comes out; auto is what hosts read rightly.",
         choices=("auto", "input", "output"),
         expert=True,
+        when=[only("kind", "ia3")],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import MOST_SEED, setting
+from lora_ext.config.relevance import only, unless
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,13 @@ class OptimConfig:
     """How it learns."""
 
     epochs: int = setting(
-        10, "Epochs", "How many times every picture is seen (times its repeats).", minimum=1, maximum=100000, basic=True
+        10,
+        "Epochs",
+        "How many times every picture is seen (times its repeats).",
+        minimum=1,
+        maximum=100000,
+        basic=True,
+        when=[only("max_steps", 0)],
     )
     max_steps: int = setting(
         0,
@@ -39,6 +46,7 @@ class OptimConfig:
         minimum=-1.0,
         maximum=10.0,
         expert=True,
+        when=[only("family", "sdxl")],
     )
     unet_stop: int = setting(
         0,
@@ -55,6 +63,7 @@ class OptimConfig:
         unit="steps",
         minimum=0,
         expert=True,
+        when=[(unless("text_encoder_lr", 0.0), unless("text_encoder_2_lr", -1.0, 0.0))],
     )
     block_lr: str = setting(
         "",
@@ -69,6 +78,7 @@ class OptimConfig:
         minimum=0.01,
         maximum=1000.0,
         expert=True,
+        when=[only("kind", "lora")],
     )
     schedule: str = setting(
         "constant",
@@ -83,6 +93,7 @@ class OptimConfig:
         minimum=1,
         maximum=1000,
         expert=True,
+        when=[only("schedule", "cosine_with_restarts")],
     )
     schedule_power: float = setting(
         2.0,
@@ -91,6 +102,7 @@ class OptimConfig:
         minimum=0.01,
         maximum=100.0,
         expert=True,
+        when=[only("schedule", "polynomial")],
     )
     schedule_floor: float = setting(
         0.0,
@@ -99,6 +111,7 @@ class OptimConfig:
         minimum=0.0,
         maximum=1.0,
         expert=True,
+        when=[unless("schedule", "constant")],
     )
     warmup: int = setting(0, "Warm-up", "Steps over which the learning rate rises from 0.", unit="steps", minimum=0)
     warmup_percent: float = setting(
@@ -133,6 +146,7 @@ class OptimConfig:
         "Optimizer class",
         "For the optimizer custom: dotted name of any torch optimizer that is installed, such as `torch.optim.NAdam`.",
         expert=True,
+        when=[only("optimizer", "custom")],
     )
     optimizer_args: str = setting(
         "",

@@ -5,25 +5,87 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import MOST_SEED, setting
+from lora_ext.config.relevance import unless
 
 
 @dataclass(frozen=True)
 class PreviewConfig:
     """Pictures rendered while training."""
 
-    preview_prompt: str = setting("", "Preview prompt", "Rendered while training; empty for no previews.", basic=True)
-    preview_negative: str = setting("", "Preview negative prompt", "What the preview should not show.")
-    preview_every: int = setting(100, "Preview every", "Steps between previews.", unit="steps", minimum=1, basic=True)
+    preview_prompt: str = setting(
+        "",
+        "Preview prompt",
+        "Rendered while training; empty for no previews.",
+        basic=True,
+        of_run=True,
+    )
+    preview_negative: str = setting(
+        "",
+        "Preview negative prompt",
+        "What the preview should not show.",
+        when=[unless("preview_prompt", "")],
+    )
+    preview_every: int = setting(
+        100,
+        "Preview every",
+        "Steps between previews.",
+        unit="steps",
+        minimum=1,
+        basic=True,
+        when=[unless("preview_prompt", "")],
+    )
     preview_strength: float = setting(
-        1.0, "Preview strength", "Strength of the LoRA in previews.", minimum=-10, maximum=10
+        1.0,
+        "Preview strength",
+        "Strength of the LoRA in previews.",
+        minimum=-10,
+        maximum=10,
+        when=[unless("preview_prompt", "")],
     )
     preview_seed: int = setting(
-        1, "Preview seed", "The same for every preview, so that they compare.", minimum=0, maximum=MOST_SEED
+        1,
+        "Preview seed",
+        "The same for every preview, so that they compare.",
+        minimum=0,
+        maximum=MOST_SEED,
+        when=[unless("preview_prompt", "")],
     )
-    preview_steps: int = setting(20, "Preview sampling steps", "Sampling steps of a preview.", minimum=1, maximum=150)
-    preview_cfg: float = setting(7.0, "Preview CFG scale", "Guidance scale of a preview.", minimum=1.0, maximum=30.0)
-    preview_width: int = setting(512, "Preview width", "", unit="px", minimum=64, maximum=2048, multiple=8)
-    preview_height: int = setting(512, "Preview height", "", unit="px", minimum=64, maximum=2048, multiple=8)
+    preview_steps: int = setting(
+        20,
+        "Preview sampling steps",
+        "Sampling steps of a preview.",
+        minimum=1,
+        maximum=150,
+        when=[unless("preview_prompt", "")],
+    )
+    preview_cfg: float = setting(
+        7.0,
+        "Preview CFG scale",
+        "Guidance scale of a preview.",
+        minimum=1.0,
+        maximum=30.0,
+        when=[unless("preview_prompt", "")],
+    )
+    preview_width: int = setting(
+        512,
+        "Preview width",
+        "",
+        unit="px",
+        minimum=64,
+        maximum=2048,
+        multiple=8,
+        when=[unless("preview_prompt", "")],
+    )
+    preview_height: int = setting(
+        512,
+        "Preview height",
+        "",
+        unit="px",
+        minimum=64,
+        maximum=2048,
+        multiple=8,
+        when=[unless("preview_prompt", "")],
+    )
     validation_every: int = setting(
         100,
         "Measure every",
@@ -31,4 +93,5 @@ class PreviewConfig:
         unit="steps",
         minimum=1,
         expert=True,
+        when=[unless("validation_share", 0.0)],
     )

@@ -17,8 +17,14 @@ class SaveConfig:
         "Name of the LoRA as you will type it in <lora:name:0.7>. The command line also takes a .safetensors path.",
         basic=True,
         needed=True,
+        of_run=True,
     )
-    overwrite: bool = setting(False, "Replace an existing file", "Otherwise a file of that name is an error.")
+    overwrite: bool = setting(
+        False,
+        "Replace an existing file",
+        "Otherwise a file of that name is an error.",
+        of_run=True,
+    )
     save_every_steps: int = setting(0, "Save every N steps", "0: only at the end.", unit="steps", minimum=0)
     save_every_epochs: int = setting(0, "Save every N epochs", "0: only at the end.", unit="epochs", minimum=0)
     state_every: int = setting(
@@ -33,6 +39,7 @@ class SaveConfig:
         "Resume",
         "Go on from the saved state of a run of this name. Pictures, checkpoint and settings must be the same; epochs "
         "and steps may be more.",
+        of_run=True,
     )
     log: bool = setting(
         True,

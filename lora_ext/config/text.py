@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import setting
+from lora_ext.config.relevance import only
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class TextConfig:
         "Models made for anime often want 2. SDXL always uses its own.",
         minimum=0,
         maximum=12,
+        when=[only("family", "sd1", "sd2")],
     )
     caption_tokens: str = setting(
         "75",
