@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_ext.config.declare import setting
+from lora_ext.config.relevance import only, unless
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LossConfig:
         "How the border between small and large mistakes moves with the amount of noise (huber and smooth_l1 only).",
         choices=("constant", "exponential", "snr"),
         expert=True,
+        when=[only("loss_type", "huber", "smooth_l1")],
     )
     huber_c: float = setting(
         0.1,
@@ -33,6 +35,7 @@ class LossConfig:
         minimum=1e-6,
         maximum=1.0,
         expert=True,
+        when=[only("loss_type", "huber", "smooth_l1")],
     )
     huber_scale: float = setting(
         1.0,
@@ -41,6 +44,7 @@ class LossConfig:
         minimum=1e-6,
         maximum=1e3,
         expert=True,
+        when=[only("huber_schedule", "constant", "exponential")],
     )
     min_snr_gamma: float = setting(
         0.0,
@@ -61,6 +65,7 @@ class LossConfig:
         "Weigh v-prediction like noise prediction",
         "Only for v-prediction models (SD 2.x 768 and others): nearly clean pictures count as in other models.",
         expert=True,
+        when=[only("prediction_type", "v_prediction")],
     )
     v_pred_like_loss: float = setting(
         0.0,
@@ -70,6 +75,7 @@ class LossConfig:
         minimum=0.0,
         maximum=100.0,
         expert=True,
+        when=[only("prediction_type", "epsilon")],
     )
     masked_loss: bool = setting(
         False,
@@ -84,6 +90,7 @@ class LossConfig:
         minimum=0.0,
         maximum=100.0,
         expert=True,
+        when=[(unless("regularisation_images", ""), only("regularisation", True), unless("datasets", ""))],
     )
     noise_offset: float = setting(
         0.0,
@@ -94,7 +101,11 @@ class LossConfig:
         expert=True,
     )
     noise_offset_random: bool = setting(
-        False, "Vary the noise offset", "A new strength between 0 and the noise offset in each step.", expert=True
+        False,
+        "Vary the noise offset",
+        "A new strength between 0 and the noise offset in each step.",
+        expert=True,
+        when=[unless("noise_offset", 0.0)],
     )
     adaptive_noise_offset: float = setting(
         0.0,
@@ -120,6 +131,7 @@ class LossConfig:
         minimum=0.0,
         maximum=1.0,
         expert=True,
+        when=[unless("pyramid_levels", 0)],
     )
     input_perturbation: float = setting(
         0.0,
@@ -130,13 +142,18 @@ class LossConfig:
         expert=True,
     )
     input_perturbation_random: bool = setting(
-        False, "Vary the input perturbation", "A new strength between 0 and the one given in each step.", expert=True
+        False,
+        "Vary the input perturbation",
+        "A new strength between 0 and the one given in each step.",
+        expert=True,
+        when=[unless("input_perturbation", 0.0)],
     )
     zero_terminal_snr: bool = setting(
         False,
         "Zero terminal SNR",
         "Trains with pure noise at the last timestep, for v-prediction models that were made so.",
         expert=True,
+        when=[only("prediction_type", "v_prediction")],
     )
     timestep_min: int = setting(
         0,
@@ -168,6 +185,7 @@ class LossConfig:
         minimum=-10.0,
         maximum=10.0,
         expert=True,
+        when=[only("timestep_distribution", "logit_normal")],
     )
     timestep_spread: float = setting(
         1.0,
@@ -176,4 +194,5 @@ class LossConfig:
         minimum=1e-3,
         maximum=10.0,
         expert=True,
+        when=[only("timestep_distribution", "sigmoid", "logit_normal")],
     )
