@@ -1,6 +1,7 @@
 """The loop, its events, and the job that runs it in the background."""
 
 from lora_ext.training.check import check
+from lora_ext.training.estimate import Advice, Card, Estimate, estimate
 from lora_ext.training.events import (
     Abort,
     Event,
@@ -24,6 +25,9 @@ from lora_ext.training.snapshot import JobSnapshot
 
 __all__ = [
     "Abort",
+    "Advice",
+    "Card",
+    "Estimate",
     "Event",
     "Finished",
     "Job",
@@ -43,5 +47,6 @@ __all__ = [
     "Wish",
     "board",
     "check",
+    "estimate",
     "train",
 ]
