@@ -70,8 +70,8 @@ class LossConfig:
     v_pred_like_loss: float = setting(
         0.0,
         "Weigh noise prediction like v-prediction",
-        "Only for models that predict noise (SD 1.x, SDXL): adds this times the loss as a v-prediction model would count "
-        "it, which weighs noisy pictures up; 0.5 to 1. 0: off.",
+        "Only for models that predict noise (SD 1.x, SDXL): adds this times the loss as a v-prediction model would "
+        "count it, which weighs noisy pictures up; 0.5 to 1. 0: off.",
         minimum=0.0,
         maximum=100.0,
         expert=True,
