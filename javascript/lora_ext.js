@@ -6,6 +6,7 @@
     window.loraExtLoaded = true;
 
     const BASE = "lora-ext/v1/page/";
+    const KEY_HEADER = "x-lora-ext-key";
     const EVERY = {busy: 1000, idle: 3000};
     const CHART_HEIGHT = 200;
     const MARGIN = {left: 46, right: 16, top: 10, bottom: 24};
@@ -14,12 +15,14 @@
     const seen = {snapshot: null, run: null, cursor: 0, losses: [], preview: null, picture: null, lost: ""};
     // What was last drawn, so that nothing is drawn twice and an error the user has seen to does not come back.
     const drawn = {reply: "", problems: "", chart: "", saved: "", notices: ""};
-    let waiting = [];
+    let waiting = []; // problems whose fields are not in sight yet
+    let fresh = false; // until the first of them is brought to sight
     let asking = false;
     let askedAt = 0;
 
     const page = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const find = (selector) => page().querySelector(selector);
+    const key = () => find(".lora-ext-panel")?.dataset.key ?? "";
     const slot = (name) => find(`.lora-ext-panel [data-slot="${name}"]`);
     const visible = (element) => element !== null && element.getClientRects().length > 0;
     const busy = () => seen.snapshot !== null && ["running", "stopping"].includes(seen.snapshot.state);
@@ -37,29 +40,119 @@
         if (place && place.textContent !== text) place.textContent = text;
     }
 
+    // ---- for all our scripts ----------------------------------------------------------------------------------
+
+    const STEPS = ["pictures", "goal", "train", "choose"].map((name) => `lora_ext_step_${name}`);
+    const STEP_KEY = "lora_ext_step";
+    const listeners = [];
+    let shown = "";
+
+    // Both throw on a lost connection; a refusal is an answer like any other.
+    const get = (path) => fetch(BASE + path, {headers: {[KEY_HEADER]: key()}, cache: "no-store"});
+
+    function send(method, path, body) {
+        const headers = {[KEY_HEADER]: key()};
+        if (body !== undefined) headers["content-type"] = "application/json";
+        return fetch(BASE + path, {method, headers, body: body === undefined ? undefined : JSON.stringify(body)});
+    }
+
+    // The sentence in the page's language: what is looked up is the English template, `{0}` is the first value.
+    function t(text, ...values) {
+        const told = window.localization?.[text] || text;
+        return told.replace(/\{(\d+)\}/g, (whole, n) => (n < values.length ? String(values[n]) : whole));
+    }
+
+    // `callback(step)` is called with the id of the step that comes into sight, now and whenever another one does.
+    function onTab(callback) {
+        listeners.push(callback);
+        if (shown) callback(shown);
+    }
+
+    // The script keeps which step is open; the style sheet hides the others.
+    function watchTabs() {
+        const home = find("#lora_ext");
+        if (!home) return;
+        if (home.dataset.step !== step) mark(home);
+        const now = visible(home) ? step : "";
+        if (now === shown) return;
+        shown = now;
+        if (now) listeners.forEach((callback) => callback(now));
+    }
+
+    function openStep(id) {
+        step = id;
+        remember(id);
+        watchTabs();
+    }
+
+    function mark(home) {
+        home.dataset.step = step;
+        for (const id of STEPS) {
+            const [button, place] = [find(`#${id}-button`), find(`#${id}`)];
+            button?.setAttribute("aria-selected", String(id === step));
+            button?.setAttribute("tabindex", id === step ? "0" : "-1");
+            place?.setAttribute("role", "tabpanel");
+            place?.setAttribute("aria-labelledby", `${id}-button`);
+        }
+    }
+
+    // A reloaded page opens where it was; a browser may forbid it.
+    function remember(id) {
+        try {
+            sessionStorage.setItem(STEP_KEY, id);
+        } catch { /* then it opens at the first step */ }
+    }
+
+    function remembered() {
+        try {
+            return STEPS.find((id) => id === sessionStorage.getItem(STEP_KEY)) ?? STEPS[0];
+        } catch {
+            return STEPS[0];
+        }
+    }
+
+    let step = remembered();
+
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest?.(".lora-ext-tabs [role=tab]");
+        if (button) openStep(button.getAttribute("aria-controls"));
+    });
+
+    document.addEventListener("keydown", (event) => {
+        const button = event.target.closest?.(".lora-ext-tabs [role=tab]");
+        const at = STEPS.indexOf(button?.getAttribute("aria-controls"));
+        const to = {ArrowRight: at + 1, ArrowLeft: at - 1 + STEPS.length, Home: 0, End: STEPS.length - 1}[event.key];
+        if (!button || to === undefined) return;
+        event.preventDefault();
+        openStep(STEPS[to % STEPS.length]);
+        find(`#${step}-button`)?.focus();
+    });
+
+    window.loraExt = {key, get, send, page, make, t, onTab, openStep};
+
     // ---- asking -----------------------------------------------------------------------------------------------
 
     function tick() {
         const panel = find(".lora-ext-panel");
         if (!visible(panel) || document.hidden) return;
+        watchTabs();
         readReply();
         placeProblems();
         if (seen.snapshot) draw();
-        if (Date.now() - askedAt >= EVERY[busy() ? "busy" : "idle"] - 50) ask(panel.dataset.key);
+        if (Date.now() - askedAt >= EVERY[busy() ? "busy" : "idle"] - 50) ask();
     }
 
-    async function ask(key) {
+    async function ask() {
         if (asking) return;
         asking = true;
         askedAt = Date.now();
         try {
-            const headers = {"x-lora-ext-key": key};
-            const answer = await fetch(`${BASE}job?after=${seen.cursor}`, {headers, cache: "no-store"});
+            const answer = await get(`job?after=${seen.cursor}`);
             if (answer.status === 403) return lost("The server was restarted. Reload this page.");
             if (!answer.ok) return lost(`The server answered with an error (${answer.status}).`);
             seen.lost = "";
             const ok = take(await answer.json());
-            if (ok) await showPreview(headers);
+            if (ok) await showPreview();
             draw();
         } catch (error) {
             lost("No connection to the server. Trying again…");
@@ -98,12 +191,12 @@
         return true;
     }
 
-    async function showPreview(headers) {
+    async function showPreview() {
         const preview = seen.snapshot.preview;
         const id = preview && `${seen.run}/${preview.id}`;
         if (id === seen.preview) return;
         if (preview) {
-            const answer = await fetch(`${BASE}preview/${preview.id}`, {headers, cache: "no-store"});
+            const answer = await get(`preview/${preview.id}`);
             if (!answer.ok) return;
             const address = URL.createObjectURL(await answer.blob());
             if (seen.picture) URL.revokeObjectURL(seen.picture);
@@ -128,17 +221,28 @@
     function showProblems(problems) {
         page().querySelectorAll(".lora-ext-error").forEach((message) => clear(message.parentElement));
         waiting = problems.filter((problem) => problem.field);
+        fresh = true;
     }
 
     function placeProblems() {
         if (!waiting.length) return;
-        const hidden = waiting.some((problem) => !visible(field(problem)) && !place(problem));
-        if (hidden) openMore();
-        const before = waiting.length;
-        waiting = waiting.filter((problem) => !place(problem));
-        if (before > waiting.length) {
-            find(".lora-ext-error")?.parentElement.scrollIntoView({block: "nearest", behavior: "smooth"});
-        }
+        if (fresh && !waiting.some((problem) => visible(field(problem)))) openStep(stepOf(waiting[0]));
+        const here = waiting.filter((problem) => stepOf(problem) === shown);
+        if (here.some((problem) => !visible(field(problem)))) openMore();
+        const placed = here.filter(place);
+        waiting = waiting.filter((problem) => !placed.includes(problem));
+        if (fresh && placed.length) bringToSight(field(placed[0]));
+        fresh &&= !placed.length;
+    }
+
+    // The step whose field it is; one that is in no step yet (its page is not drawn) is looked for in the second.
+    function stepOf(problem) {
+        return field(problem)?.closest(STEPS.map((id) => `#${id}`).join())?.id ?? STEPS[1];
+    }
+
+    function bringToSight(home) {
+        home.scrollIntoView({block: "center", behavior: "smooth"});
+        home.querySelector("input, textarea, select")?.focus({preventScroll: true});
     }
 
     const field = (problem) => find(`#lora_ext_field_${CSS.escape(problem.field)}`);

@@ -1,56 +1,75 @@
-"""The tab: a short form, the rest folded away, and the panel of the running job."""
+"""The tab: four steps, and beside them the panel of the running job."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
 
 import gradio as gr
 from gradio.components import Component
 
-from lora_ext.config import Setting, TrainConfig, settings
 from lora_ext.errors import BadInput
+from lora_ext.ui import choose, goal, pictures, train
+from lora_ext.ui.form import Fields, silent
 from lora_ext.ui.panel import panel
 from lora_ext.ui.service import ProblemView, Service, view
-from lora_ext.ui.widgets import raw, rows, widget
-
-SECTION_TITLES: Mapping[str, str] = {
-    "data": "Pictures",
-    "network": "LoRA",
-    "text": "Captions",
-    "optim": "Learning",
-    "loss": "Noise and loss",
-    "save": "Saving",
-    "preview": "Previews",
-}
-
-Fields = dict[str, Component]
+from lora_ext.ui.widgets import raw
 
 
 def build(service: Service) -> gr.Blocks:
     """The training tab. Its state lives in `service`, so any number of pages can show and steer the same run."""
-    known = settings(TrainConfig).values()
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id="lora_ext"):
             with gr.Column(scale=3, min_width=320, elem_id="lora_ext_form"):
-                gr.HTML(
-                    '<p class="lora-ext-lead">Learns from a folder of pictures, on the checkpoint that is loaded.</p>'
-                )
-                fields = _form(known)
+                fields = _steps(service)
             with gr.Column(scale=2, min_width=320, elem_id="lora_ext_side"):
                 with gr.Row(elem_id="lora_ext_buttons"):
                     start = gr.Button("Start training", variant="primary", elem_id="lora_ext_start")
                     stop = gr.Button("Stop training", elem_id="lora_ext_stop")
                 restore = gr.Button("Show settings of the run", elem_id="lora_ext_restore")
-                reply = _silent(gr.HTML(answer(), elem_id="lora_ext_reply"))
-                _silent(gr.HTML(panel(service.page_key), elem_id="lora_ext_panel"))
+                reply = silent(gr.HTML(answer(), elem_id="lora_ext_reply"))
+                silent(gr.HTML(panel(service.page_key), elem_id="lora_ext_panel"))
         start.click(_starter(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
         stop.click(_stopper(service), inputs=[], outputs=[reply], **QUIET)
         restore.click(_restorer(service, fields), inputs=[], outputs=list(fields.values()), **QUIET)
     return blocks
+
+
+def _steps(service: Service) -> Fields:
+    """The four steps; the inputs of all settings, wherever they stand.
+
+    They are columns of which the page's script shows one: gradio's own tabs of today leave out of the page what is in
+    a closed one, and a message could not be put beside its field.
+    """
+    gr.HTML(_tabs(), elem_id="lora_ext_steps")
+    with gr.Column(elem_id="lora_ext_step_pictures"):
+        fields = pictures.lay(service)
+    with gr.Column(elem_id="lora_ext_step_goal"):
+        fields = {**fields, **goal.lay(service, fields)}
+    with gr.Column(elem_id="lora_ext_step_train"):
+        train.lay(service, fields)
+    with gr.Column(elem_id="lora_ext_step_choose"):
+        choose.lay(service)
+    return fields
+
+
+STEPS = {"pictures": "1 Pictures", "goal": "2 Goal", "train": "3 Train", "choose": "4 Choose"}
+
+
+def _tabs() -> str:
+    buttons = "".join(_tab(name, title, first=name == next(iter(STEPS))) for name, title in STEPS.items())
+    return f'<div class="lora-ext-tabs" role="tablist" aria-label="Steps">{buttons}</div>'
+
+
+def _tab(name: str, title: str, first: bool) -> str:
+    step, chosen = f"lora_ext_step_{name}", str(first).lower()
+    return (
+        f'<button type="button" role="tab" id="{step}-button" aria-controls="{step}" aria-selected="{chosen}" '
+        f'tabindex="{0 if first else -1}">{title}</button>'
+    )
 
 
 QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Button().click)) else {}
@@ -74,31 +93,6 @@ def answer(problems: Iterable[ProblemView] = (), error: str = "") -> str:
 def _item(problem: ProblemView) -> str:
     text = f"{problem['label']}: {problem['text']}" if problem["label"] else problem["text"]
     return f'<li data-field="{escape(problem["field"], quote=True)}">{escape(text)}</li>'
-
-
-def _form(known: Collection[Setting]) -> Fields:
-    fields: Fields = {}
-    _lay([s for s in known if s.basic], fields)
-    with gr.Accordion("More settings", open=False, elem_id="lora_ext_more"):
-        _sections([s for s in known if not s.basic and not s.expert], fields)
-        with gr.Accordion("Expert settings", open=False, elem_id="lora_ext_expert"):
-            _sections([s for s in known if s.expert], fields)
-    return fields
-
-
-def _sections(some: Sequence[Setting], fields: Fields) -> None:
-    for section, title in SECTION_TITLES.items():
-        rest = [s for s in some if s.section == section]
-        if rest:
-            gr.HTML(f'<h3 class="lora-ext-section">{escape(title)}</h3>')
-            _lay(rest, fields)
-
-
-def _lay(some: Iterable[Setting], fields: Fields) -> None:
-    for row in rows(some):
-        with gr.Row():
-            for s in row:
-                fields[s.name] = widget(s)
 
 
 def _starter(service: Service, fields: Fields) -> Callable[[dict[Component, object]], str]:
@@ -128,9 +122,3 @@ def _restorer(service: Service, fields: Fields) -> Callable[[], list[object]]:
         return [gr.update(value=values[name]) if name in values else gr.update() for name in fields]
 
     return restore
-
-
-def _silent(component: Component) -> Component:
-    """Keep a status box out of the WebUI's saved defaults (it reads this attribute of the component)."""
-    component.do_not_save_to_config = True
-    return component

@@ -50,9 +50,17 @@ def tab(page, name: str) -> None:
 def fill(page, **values: object) -> None:
     for name, value in values.items():
         box = page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
+        open_step_of(page, name)
         if not box.is_visible():
             page.locator("#lora_ext_more .label-wrap").first.click()
         box.fill(str(value))
+
+
+def open_step_of(page, name: str) -> None:
+    found = "name => document.querySelector(`#lora_ext_field_${name}`).closest('[id^=lora_ext_step_]').id"
+    step = page.evaluate(found, name)
+    page.evaluate("id => window.loraExt.openStep(id)", step)
+    page.wait_for_selector(f"#{step}", state="visible")
 
 
 def start(page, server: Server, pictures: Path, name: str, **more: object) -> None:

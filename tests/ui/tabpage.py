@@ -22,6 +22,24 @@ def ready(page):
     page.wait_for_selector("[data-slot=chart] > *", state="attached")
 
 
+STEPS = ("pictures", "goal", "train", "choose")
+
+
+def step(page, name):
+    """Open one of the four steps."""
+    page.evaluate("id => window.loraExt.openStep(id)", f"lora_ext_step_{name}")
+    page.wait_for_selector(f"#lora_ext_step_{name}", state="visible")
+
+
+def open_step_of(page, name):
+    """Open the step in which the field of a setting stands."""
+    for one in STEPS:
+        if page.locator(f"#lora_ext_step_{one} #lora_ext_field_{name}").count():
+            step(page, one)
+            return
+    step(page, "goal")  # gradio draws what is in a closed accordion when it is opened
+
+
 def box(page, name):
     return page.locator(f"#lora_ext_field_{name}").locator("input, textarea").first
 
@@ -36,7 +54,15 @@ def slot(page, name):
 
 def fill(page, stage, **more):
     for name, value in stage.values(**more).items():
-        box(page, name).fill(str(value))
+        put(page, name, value)
+
+
+def put(page, name, value):
+    """Write into a field, wherever it is."""
+    open_step_of(page, name)
+    if not box(page, name).is_visible():
+        page.click("#lora_ext_more .label-wrap")
+    box(page, name).fill(str(value))
 
 
 def start(page):

@@ -5,7 +5,24 @@ from __future__ import annotations
 import re
 
 import pytest
-from tabpage import PHONE, WIDE, box, count, expect, fill, message, panel, ready, slot, start, wait_for_step
+from tabpage import (
+    PHONE,
+    STEPS,
+    WIDE,
+    box,
+    count,
+    expect,
+    fill,
+    message,
+    open_step_of,
+    panel,
+    put,
+    ready,
+    slot,
+    start,
+    step,
+    wait_for_step,
+)
 
 from lora_ext.config import TrainConfig, settings
 from lora_ext.errors import BadInput, Problem
@@ -14,10 +31,11 @@ from lora_ext.errors import BadInput, Problem
 def test_a_beginner_sees_the_few_settings(open_page):
     page = open_page()
     basic = [s for s in settings(TrainConfig).values() if s.basic]
-    for s in basic:
-        expect(box(page, s.name)).to_be_visible()
-    page.wait_for_timeout(300)
-    seen = page.locator("[id^=lora_ext_field_]:visible").evaluate_all("all => all.map(e => e.id)")
+    seen = []
+    for one in STEPS:
+        step(page, one)
+        page.wait_for_timeout(100)
+        seen += page.locator("[id^=lora_ext_field_]:visible").evaluate_all("all => all.map(e => e.id)")
     assert set(seen) == {f"lora_ext_field_{s.name}" for s in basic}
     expect(slot(page, "state")).to_have_text("Nothing is being trained.")
     expect(page.locator("#lora_ext_stop")).to_be_disabled()
@@ -26,10 +44,13 @@ def test_a_beginner_sees_the_few_settings(open_page):
 
 def test_errors_stand_at_their_fields(open_page, stage):
     page = open_page()
-    box(page, "rank").fill("0")
-    box(page, "batch_size").fill("")
+    put(page, "rank", 0)
+    put(page, "batch_size", "")
+    step(page, "train")
     start(page)
-    expect(message(page, "images")).to_contain_text("is needed")
+    expect(message(page, "images")).to_contain_text("is needed")  # its step opens by itself
+    expect(box(page, "images")).to_be_focused()
+    open_step_of(page, "rank")
     expect(message(page, "output")).to_contain_text("is needed")
     expect(message(page, "rank")).to_contain_text("1 to 1024")
     expect(message(page, "batch_size")).to_contain_text("a whole number")
@@ -39,12 +60,12 @@ def test_errors_stand_at_their_fields(open_page, stage):
     fill(page, stage, rank=4)
     expect(message(page, "images")).to_have_count(0)
     expect(message(page, "rank")).to_have_count(0)
-    box(page, "batch_size").fill("2")
-    box(page, "output").fill("a/b")
+    put(page, "batch_size", 2)
+    put(page, "output", "a/b")
     start(page)
     expect(message(page, "output")).to_contain_text("Leave out")
     expect(page.locator(".lora-ext-error")).to_have_count(1)
-    box(page, "output").fill("my cat")
+    put(page, "output", "my cat")
     start(page)
     expect(panel(page, "done")).to_be_visible()
     expect(page.locator(".lora-ext-error")).to_have_count(0)
@@ -104,8 +125,7 @@ def test_a_reload_and_a_second_page_show_the_same_run(open_page, stage):
     stage.script.pause = 0.05
     page = open_page()
     fill(page, stage, max_steps=2000, rank=7)
-    page.click("#lora_ext_more .label-wrap")
-    box(page, "seed").fill("1234")
+    put(page, "seed", 1234)
     start(page)
     wait_for_step(page, 5)
     page.reload()
@@ -113,6 +133,7 @@ def test_a_reload_and_a_second_page_show_the_same_run(open_page, stage):
     wait_for_step(page, 10)
     expect(box(page, "images")).to_have_value(str(stage.pictures))
     expect(box(page, "rank")).to_have_value("7")
+    open_step_of(page, "seed")
     page.click("#lora_ext_more .label-wrap")
     expect(box(page, "seed")).to_have_value("1234")
     other = open_page(PHONE)
@@ -127,8 +148,8 @@ def test_a_reload_and_a_second_page_show_the_same_run(open_page, stage):
     assert (stage.outputs / "my cat.safetensors").exists()
     # A new run, begun on one page, replaces the old one on the other, without the old curve.
     stage.script.pause = 0.001
-    other.locator("#lora_ext_field_max_steps input").fill("40")
-    other.locator("#lora_ext_field_output").locator("input, textarea").first.fill("second")
+    put(other, "max_steps", 40)
+    put(other, "output", "second")
     start(other)
     expect(slot(page, "state")).to_have_text("second: done.")
     expect(page.locator("[data-slot=chart] svg")).to_have_attribute("aria-label", re.compile("to 40, "))

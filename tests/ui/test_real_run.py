@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 from scripted import Workplace
-from tabpage import box, count, expect, fill, panel, slot, start
+from tabpage import count, expect, fill, panel, put, slot, start
 
 from demo import random_base
 from lora_ext import api
@@ -38,11 +38,10 @@ def stage(tmp_path, monkeypatch):
 
 def test_train_for_real(open_page, stage):
     page = open_page()
-    page.click("#lora_ext_more .label-wrap")
     small = {"preview_steps": 2, "preview_width": 64, "preview_height": 64}
     fill(page, stage, concept="a plain colour", resolution=64, rank=4, max_steps=6)
     for name, value in {"preview_prompt": "a plain colour", "preview_every": 3, **small}.items():
-        box(page, name).fill(str(value))
+        put(page, name, value)
     start(page)
     expect(panel(page, "done")).to_be_visible(timeout=120_000)
     assert count(page) == 6

@@ -11,8 +11,9 @@ import pytest
 from lora_ext.config import TrainConfig, settings
 from lora_ext.errors import Problem
 from lora_ext.ui import build, view
+from lora_ext.ui.form import SECTION_TITLES
 from lora_ext.ui.panel import panel
-from lora_ext.ui.tab import SECTION_TITLES, answer
+from lora_ext.ui.tab import answer
 from lora_ext.ui.widgets import FIELD_ID, hint, rows, widget
 
 SETTINGS = settings(TrainConfig)

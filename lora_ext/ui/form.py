@@ -1,0 +1,48 @@
+"""A form of settings: widgets in rows, under the titles of their sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+import gradio as gr
+from gradio.components import Component
+
+from lora_ext.config import Setting
+from lora_ext.ui.widgets import rows, widget
+
+SECTION_TITLES: Mapping[str, str] = {
+    "data": "Pictures",
+    "network": "LoRA",
+    "text": "Captions",
+    "optim": "Learning",
+    "loss": "Noise and loss",
+    "save": "Saving",
+    "preview": "Previews",
+}
+
+Fields = dict[str, Component]
+"""The input of each setting, by its name."""
+
+
+def lay_settings(some: Iterable[Setting], fields: Fields) -> None:
+    """Make the inputs of some settings, in rows, and note them in `fields`. Call it inside gradio blocks."""
+    for row in rows(some):
+        with gr.Row():
+            for s in row:
+                fields[s.name] = widget(s)
+
+
+def lay_sections(some: Sequence[Setting], fields: Fields) -> None:
+    """`lay_settings`, section by section, each under its title."""
+    for section, title in SECTION_TITLES.items():
+        rest = [s for s in some if s.section == section]
+        if rest:
+            gr.HTML(f'<h3 class="lora-ext-section">{escape(title)}</h3>')
+            lay_settings(rest, fields)
+
+
+def silent(component: Component) -> Component:
+    """Keep a status box out of the WebUI's saved defaults (it reads this attribute of the component)."""
+    component.do_not_save_to_config = True
+    return component
