@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from lora_ext.config import Setting, number, settings
-from lora_ext.config.dataset_lines import as_line
-from lora_ext.config_import import EXTENSIONS, parse_file, read_foreign
+from lora_ext.config_import import EXTENSIONS, flattened, parse_file, read_foreign
 from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.given_path import given_path
 
@@ -96,30 +95,7 @@ def read_settings(path: Path, config: type) -> dict[str, object]:
     raw = parse_file(path)
     if not isinstance(raw, dict):
         raise BadInput(Problem("config", f"{path} holds no settings", "an object", type(raw).__name__))
-    return _flattened(raw, config)
-
-
-def _flattened(raw: Mapping[str, object], config: type) -> dict[str, object]:
-    known = settings(config)
-    sections = {s.section for s in known.values()}
-    out: dict[str, object] = {}
-    for key, value in raw.items():
-        if key not in sections or not isinstance(value, dict):
-            out[key] = _as_lines(key, value)
-            continue
-        for name, inner in value.items():
-            s = known.get(name)
-            # A setting in a wrong section is told apart from one that exists nowhere by its whole name.
-            out[name if s is None or s.section == key else f"{key}.{name}"] = _as_lines(name, inner)
-    return out
-
-
-def _as_lines(name: str, value: object) -> object:
-    """Data sets written as `[[datasets]]` become the lines that the setting is made of."""
-    if name != "datasets" or not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        return value
-    scalars = [{k: v for k, v in one.items() if isinstance(v, (bool, int, float, str))} for one in value]
-    return value if scalars != value else "\n".join(map(as_line, scalars))
+    return flattened(raw, config)
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, object]:
