@@ -8,11 +8,16 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from lora_ext.api.forecast import Forecaster
 from lora_ext.config import TrainConfig, Value, flat, read
 from lora_ext.hosts.lora_name import check_name
 from lora_ext.live import LiveModel
 from lora_ext.training import Event, JobBoard, Saved, board, train
 from lora_ext.ui import Service, Snapshot, labelled
+from lora_ext.ui.service import ForecastView, ModelView
+
+PRESETS = "training presets"
+"""Folder of the user's own presets, in that of the LoRAs: in plain sight, because they are files to share."""
 
 PAGE_KEY = secrets.token_urlsafe(24)
 """One for the process: a host's Reload UI makes a new service, and pages that are open go on working."""
@@ -49,6 +54,7 @@ class _Service:
         self._after_save = after_save
         self._should_stop = should_stop
         self._jobs = jobs
+        self._forecaster = Forecaster(live, self.snapshot, self.values)
 
     @property
     def page_key(self) -> str:
@@ -81,6 +87,19 @@ class _Service:
 
     def values(self) -> Mapping[str, Value] | None:
         return _last_values.get(self._jobs.snapshot()["run"])
+
+    def model(self) -> ModelView:
+        return self._forecaster.model()
+
+    def forecast(self, values: Mapping[str, object]) -> ForecastView:
+        return self._forecaster.forecast(values)
+
+    def fits(self, values: Mapping[str, Value]) -> bool:
+        return self._forecaster.fits(values)
+
+    @property
+    def presets_folder(self) -> Path:
+        return self._output_dir() / PRESETS
 
 
 _last_values: dict[str, dict[str, Value]] = {}

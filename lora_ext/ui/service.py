@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
 from lora_ext.config import TrainConfig, Value, settings
 from lora_ext.errors import Problem
+from lora_ext.layers import Family
 
 State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "failed"]
 
@@ -71,6 +73,52 @@ class Snapshot(TypedDict):
     problems: list[ProblemView]
 
 
+class CardView(TypedDict):
+    """A graphics card; memory in bytes, `free` (with what the loaded model takes) None while a run uses it."""
+
+    name: str
+    total: int
+    free: int | None
+
+
+class ModelView(TypedDict):
+    """The loaded model; `card` None when it lives on the processor."""
+
+    name: str
+    file: str
+    family: Family
+    title: str
+    prediction_type: Literal["epsilon", "v_prediction"]
+    inpainting: bool
+    card: CardView | None
+
+
+class PartView(TypedDict):
+    """A share of the memory, in words and bytes."""
+
+    name: str
+    bytes: int
+
+
+class ForecastView(TypedDict):
+    """What a run will take; None wherever nobody can tell. `memory`, `free` and `file` in bytes.
+
+    `timed`: the time is reckoned from a run on this machine, not guessed. `advice` names the settings to change where
+    it does not fit.
+    """
+
+    memory: int | None
+    free: int | None
+    fits: bool | None
+    parts: list[PartView]
+    steps: int | None
+    pictures: int | None
+    seconds: float | None
+    timed: bool
+    file: int
+    advice: list[ProblemView]
+
+
 class Service(Protocol):
     """The running job as the tab and the HTTP routes see it. Every call returns quickly; safe from any thread."""
 
@@ -92,6 +140,19 @@ class Service(Protocol):
 
     def values(self) -> Mapping[str, Value] | None:
         """Settings of the current or last run, so that a reloaded page can show them; None before the first."""
+
+    def model(self) -> ModelView:
+        """The model that would be trained. Raises `BadInput` where none is loaded."""
+
+    def forecast(self, values: Mapping[str, object]) -> ForecastView:
+        """What a run with these settings will take. Raises `BadInput` for wrong settings, or without a model."""
+
+    def fits(self, values: Mapping[str, Value]) -> bool:
+        """Whether a run with these settings fits the card; yes where there is none. Raises `BadInput`."""
+
+    @property
+    def presets_folder(self) -> Path:
+        """Where the user's own presets are kept; it need not exist."""
 
 
 def view(problem: Problem) -> ProblemView:

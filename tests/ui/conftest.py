@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from scripted import Script, Workplace
+from scripted_model import model
 
 from lora_ext import api
 from lora_ext.api import service as services
@@ -27,7 +28,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()
-    made = Workplace(api.make_service(object, lambda: outputs, saved.append), script, outputs, pictures, saved)
+    made = Workplace(api.make_service(model, lambda: outputs, saved.append), script, outputs, pictures, saved)
     yield made
     script.hold.set()
     made.service.stop()
