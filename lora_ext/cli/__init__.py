@@ -1,5 +1,7 @@
 """The command line: `python -m lora_ext train | generate | data | convert | info | ui`.
 
+Several processes may run one `train`, started by `torchrun` or `accelerate launch`.
+
 Exit codes: 0 done, 2 bad input (one line per error on stderr), 130 stopped by Ctrl-C, 1 a fault of ours (traceback).
 """
 

@@ -14,9 +14,10 @@ LOG_EVERY = 10.0  # seconds between progress lines where the output is no termin
 class Progress:
     """Shows events on a stream as they come."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """`stream` is usually stderr; a bar is drawn only when it is a terminal."""
+    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+        """`stream` is usually stderr; a bar is drawn only when it is a terminal. `quiet`: another process speaks."""
         self._stream = stream
+        self.quiet = quiet
         self._live = stream.isatty()
         self._width = 0
         self._last = 0.0
@@ -24,6 +25,8 @@ class Progress:
 
     def show(self, event: Event) -> None:
         """Show one event."""
+        if self.quiet:
+            return
         if isinstance(event, Step):
             self._bar("Training", event.step, event.total, _training_facts(event))
         elif isinstance(event, Stage):
@@ -39,6 +42,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line of its own, above the bar."""
+        if self.quiet:
+            return
         self._wipe()
         self._stream.write(text + "\n")
         self._stream.flush()

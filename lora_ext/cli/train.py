@@ -19,6 +19,7 @@ from lora_ext.data import scan
 from lora_ext.hosts.standalone import StandaloneModel, check_load
 from lora_ext.training import Stop, train
 from lora_ext.training.events import Event, Saved
+from lora_ext.training.world import Elsewhere, World, joined
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,26 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code (130 after Ctrl-C, which keeps what was learnt)."""
     config = read(TrainCommand, values(args, TrainCommand))
+    try:
+        with joined() as world:
+            return _train(config, world)
+    except Elsewhere as e:
+        print(f"stopped: {e}", file=sys.stderr)
+        return 1
+
+
+def _train(config: TrainCommand, world: World) -> int:
     check_all(
         lambda: check_load(config.model),
         lambda: scan(config.run.data),
         lambda: check_lora_output(config.run.save.output, config.run.save.overwrite),
     )
-    progress = Progress(sys.stderr)
+    progress = Progress(sys.stderr, quiet=not world.leads)
     progress.line(f"loading {config.model.checkpoint}")
     model = StandaloneModel.load(config.model)
-    return _drain(train(model, config.run, output=lora_path(config.run.save.output)), progress)
+    if world.size > 1:
+        progress.line(f"{world.size} processes train together, {config.run.data.batch_size} picture(s) each at a time")
+    return _drain(train(model, config.run, output=lora_path(config.run.save.output), world=world), progress)
 
 
 def _drain(events: Generator[Event, None, None], progress: Progress) -> int:
@@ -56,6 +68,8 @@ def _drain(events: Generator[Event, None, None], progress: Progress) -> int:
         for event in stoppable(events, asked):
             progress.show(event)
             saved = event.path if isinstance(event, Saved) else saved
+    if progress.quiet:
+        return 130 if asked.stop else 0
     if saved:
         print(f"{saved}\n<lora:{saved.stem}:1>")
     elif asked.stop:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from lora_ext.training.events import Event, Pause, Paused, PreviewNow, SaveNow, Wish
+from lora_ext.training.events import Abort, Event, Pause, Paused, PreviewNow, SaveNow, Stop, Wish
+from lora_ext.training.world import ABORT, GO, STOP
 
 
 @dataclass
@@ -15,6 +16,10 @@ class Wishes:
     pause: bool = False
     save: bool = False
     preview: bool = False
+    end: int = GO
+    """How the run shall end (`STOP` or `ABORT`), where several processes have to agree first."""
+    together: bool = False
+    """Whether they have to."""
 
     def take(self, wish: Wish) -> None:
         """Remember one."""
@@ -39,6 +44,12 @@ def hearing(run: Generator[Event, None, None], wishes: Wishes) -> Generator[Even
                     event = next(run)
                 elif not isinstance(wish, Pause):
                     wishes.take(wish)
+            except (Stop, Abort) as end:
+                if wishes.together:
+                    wishes.end = ABORT if isinstance(end, Abort) else STOP
+                    event = next(run)
+                else:
+                    event = run.throw(end)
             except BaseException as e:  # not handled: handed on to where it was meant for
                 event = run.throw(e)
             else:

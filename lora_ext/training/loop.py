@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,13 @@ from lora_ext.training.optimizer import Diverged
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.state import StateFile
 from lora_ext.training.targets import text_learns
+from lora_ext.training.world import ALONE, Elsewhere, World, together
 
 if TYPE_CHECKING:
     from lora_ext.training.run import Run
 
 
-def train(model: LiveModel, config: TrainConfig, *, output: Path) -> Generator[Event, None, None]:
+def train(model: LiveModel, config: TrainConfig, *, output: Path, world: World = ALONE) -> Generator[Event, None, None]:
     """Train a LoRA on `model` and write it to `output` (a `.safetensors` path).
 
     Checks everything at the call, before anything is touched, and raises `BadInput` with all problems, each naming its
@@ -44,15 +46,23 @@ def train(model: LiveModel, config: TrainConfig, *, output: Path) -> Generator[E
     and the host's lock back; then comes `Paused`, and the next `next()` waits for the lock and goes on as if nothing
     had been. `Stop` and `close()` work in a pause too. `SaveNow` and `PreviewNow` are wishes of the same kind.
 
+    With a `world` of several processes each of them calls this with settings and pictures of its own, which must be the
+    same; the batch size is that of one process. The first one writes and says everything. `Stop` and `Abort` thrown in
+    any of them end all of them when a step is whole, and `Elsewhere` is raised where another one failed.
+
     `throw(Abort())` ends the run and writes nothing more; `Finished("aborted")` follows.
     """
     report = check(model, config, output)
-    wishes = Wishes()
-    return hearing(_run(model, config, output, report, wishes), wishes)
+    fitting = list(world.problems(report.bucket_counts.values()))
+    if fitting:
+        raise BadInput(*fitting)
+    world.agree()  # nothing is touched before all have checked
+    wishes = Wishes(together=world.size > 1)
+    return hearing(together(_run(model, config, output, report, wishes, world), world), wishes)
 
 
 def _run(
-    model: LiveModel, config: TrainConfig, output: Path, report: DataReport, wishes: Wishes
+    model: LiveModel, config: TrainConfig, output: Path, report: DataReport, wishes: Wishes, world: World
 ) -> Generator[Event, None, None]:
     run: Run | None = None
     reason = "done"
@@ -60,20 +70,22 @@ def _run(
     with loan as session:
         try:
             yield from map(Notice, (*remarks(model, config), *report.notices))
-            run = yield from _prepare(model, config, output, report, loan, session, wishes)
+            run = yield from _prepare(model, config, output, report, loan, session, wishes, world)
             yield from run.learn()
-        except Stop:
-            reason = "stopped"
-        except Abort:
-            reason = "aborted"
+        except (Stop, Abort) as end:
+            reason = "aborted" if isinstance(end, Abort) else "stopped"
         except (GeneratorExit, KeyboardInterrupt):
-            if run and run.learnt():
+            if run and run.learnt() and world.leads:
                 for _ in run.keep_state():
                     pass
                 run.final()
             raise
+        except Elsewhere:
+            if run and run.learnt() and world.leads:
+                yield Saved(run.step, run.rescue(), final=False)
+            raise
         except (Diverged, torch.cuda.OutOfMemoryError) as e:
-            if run and run.learnt():
+            if run and run.learnt() and world.leads:
                 yield Saved(run.step, run.rescue(), final=False)
             if isinstance(e, BadInput):
                 raise
@@ -82,8 +94,9 @@ def _run(
             if run and run.step and reason != "aborted":
                 if not run.learnt():
                     raise BadInput(_nothing_learnt(run.step))
-                yield from run.keep_state()
-                yield Saved(run.step, run.final(), final=True)
+                if world.leads:
+                    yield from run.keep_state()
+                    yield Saved(run.step, run.final(), final=True)
     with contextlib.suppress(Stop, Abort):
         yield Finished(run.step if run else 0, reason)
 
@@ -96,6 +109,7 @@ def _prepare(
     loan: Loan,
     session: Session,
     wishes: Wishes,
+    world: World,
 ) -> Generator[Event, None, Run]:
     """Encode everything and build the model; a resumed run stands where it was."""
     # They need diffusers, which takes seconds to import: that belongs to a run, not to the start of a WebUI.
@@ -108,16 +122,17 @@ def _prepare(
     saved = states.read() if config.save.resume else None
     start = yield from _start(model, config)
     text = text_learns(model.table, config, start)
-    material = yield from prepare(model, session, config, arithmetic, report, text)
+    with world.in_turns(config.data.cache == "disk"):
+        material = yield from prepare(model, session, whole_batch(config, world), arithmetic, report, text)
     yield Stage("Building the model")
     learner = Learner(model, session, config, arithmetic, start)
     keeper = Keeper(model, config, material, learner, output)
     log = RunLog(output, config, model.checkpoint.filename, saved.step if saved else 0)
-    run = Run(model, config, material, learner, keeper, loan, wishes, states, log)
+    run = Run(model, config, material, learner, keeper, loan, wishes, states, log, world)
     if saved is not None:
         run.resume(saved)
         yield Notice(f"Going on after step {run.step}.")
-    elif config.save.state_every:
+    elif config.save.state_every and world.leads:
         states.forget()
     return run
 
@@ -129,6 +144,13 @@ def _start(model: LiveModel, config: TrainConfig) -> Generator[Event, None, Netw
     network, told = read_start(config.network.start_from, model.table)
     yield from map(Notice, told)
     return network
+
+
+def whole_batch(config: TrainConfig, world: World) -> TrainConfig:
+    """The settings of one process that would do the work of all."""
+    if world.size == 1:
+        return config
+    return replace(config, data=replace(config.data, batch_size=config.data.batch_size * world.size))
 
 
 def _out_of_memory() -> Problem:

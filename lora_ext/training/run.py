@@ -26,6 +26,7 @@ from lora_ext.training.rollback import Rollback
 from lora_ext.training.schedule import Length, rate_factor, warmup_steps
 from lora_ext.training.state import Identity, State, StateFile, tensors_digest
 from lora_ext.training.validation import validation_loss
+from lora_ext.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from lora_ext.training.learner import Draw, Learner
@@ -47,6 +48,7 @@ class Run:
     wishes: Wishes
     states: StateFile
     log: RunLog
+    world: World = ALONE
     identity: Identity | None = None
     step: int = 0
     epoch: int = 0
@@ -67,6 +69,7 @@ class Run:
 
     def learn(self) -> Iterator[Event]:
         """Every step from here on, with the saves and previews between them."""
+        self.world.alike(self.stepper.parameters)
         optim, total = self.config.optim, self.length.total
         warmup = warmup_steps(total, optim)
         if warmup >= total:
@@ -75,7 +78,9 @@ class Run:
         for step, (epoch, group) in enumerate(itertools.islice(self._groups(), self.step, total), self.step + 1):
             self._rest(step)
             yield from self._gradients(group)
+            self.world.agree(self.wishes.end)
             began = time.perf_counter()
+            self.stepper.pending = self.world.add_up(self.stepper.parameters, self.stepper.pending)
             self.stepper.step(rate_factor(step, total, optim))
             self.step, self.epoch = step, epoch
             reading = yield from self._read()
@@ -85,7 +90,7 @@ class Run:
             if reading and reading.refused > self.refused:
                 yield self._tell_refused(reading.refused)
             validation = yield from self._validate()
-            if loss is not None or validation is not None:
+            if self.world.leads and (loss is not None or validation is not None):
                 problem = self.log.add(step, epoch, loss, validation, self.stepper.rate(), self.seconds)
                 if problem:
                     yield Notice(f"The log could not be written and ends here ({problem}).")
@@ -117,6 +122,10 @@ class Run:
     def resume(self, state: State) -> None:
         """Go on from a saved state of the same run."""
         content = state.content
+        processes = content.get("processes", 1)
+        if processes != self.world.size:
+            what = "the run to be resumed had another number of processes"
+            raise BadInput(Problem("resume", what, str(processes), str(self.world.size)))
         self.learner.restore(content["learner"])  # type: ignore[arg-type]  # as `_capture` wrote it
         self.stepper.restore(content["stepper"])  # type: ignore[arg-type]
         self.step, self.seconds = state.step, float(str(content["seconds"]))
@@ -155,21 +164,25 @@ class Run:
                 yield Stage("Training", self.step, self.length.total)  # a place to stop at inside a long step
 
     def _pieces(self, batch: Batch) -> Iterator[tuple[Batch, Draw, float]]:
-        """The batch in pieces that fit, with what chance decided for the whole of it, and their parts of it."""
+        """Our share of a batch in pieces that fit, with what chance decided for the whole of it, and their parts."""
         draw, size = self.learner.draw(batch), len(batch.latents)
-        most = self.most or size
-        if most >= size:
+        mine, most = self.world.share(size), self.most or size
+        if len(mine) == size <= most:
             yield batch, draw, 1.0
             return
-        for start in range(0, size, most):
-            which = slice(start, min(start + most, size))
+        for start in range(mine.start, mine.stop, most):
+            which = slice(start, min(start + most, mine.stop))
             yield batch[which], draw[which], (which.stop - which.start) / size
 
     def _can_shrink(self, group: Sequence[tuple[Sample, ...]]) -> bool:
-        return min(self.most or 2**31, max(map(len, group))) > 1 or not self.learner.checkpointing
+        return self._at_once(group) > 1 or not self.learner.checkpointing
+
+    def _at_once(self, group: Sequence[tuple[Sample, ...]]) -> int:
+        """The most samples that go through the model at once."""
+        return min(self.most or 2**31, max(len(self.world.share(len(samples))) for samples in group))
 
     def _shrink(self, group: Sequence[tuple[Sample, ...]]) -> Notice:
-        size = min(self.most or 2**31, max(map(len, group)))
+        size = self._at_once(group)
         if size > 1:
             self.most = size // 2
             how = f"batches go through the model in pieces of {self.most}"
@@ -198,7 +211,9 @@ class Run:
         return reading
 
     def _between(self) -> Iterator[Event]:
-        """What is due after a whole step."""
+        """What is due after a whole step, from the process that writes and shows."""
+        if not self.world.leads:
+            return
         step, save, wish = self.step, self.config.save, self.config.preview
         if step < self.length.total:
             with self.stepper.shown():
@@ -213,7 +228,9 @@ class Run:
         yield from self._wished_file()
         if self.wishes.pause:
             self.wishes.pause = False
-            if step < self.length.total:
+            if self.world.size > 1:
+                yield Notice("A run of several processes cannot be paused.")
+            elif step < self.length.total:
                 yield from self._pause()
 
     def _wished_file(self) -> Iterator[Event]:
@@ -234,7 +251,8 @@ class Run:
     def _validate(self) -> Generator[Event, None, float | None]:
         """The loss on the held-out pictures where it is due: every so many steps, and at the first and the last."""
         step, every = self.step, self.config.preview.validation_every
-        if not self.material.report.validation or (step % every and step not in (1, self.length.total)):
+        due = step % every == 0 or step in (1, self.length.total)
+        if not (due and self.world.leads and self.material.report.validation):
             return None
         with self.stepper.shown():
             loss = validation_loss(self.learner, self.material)
@@ -266,7 +284,12 @@ class Run:
         return made
 
     def _capture(self) -> dict[str, object]:
-        return {"learner": self.learner.capture(), "stepper": self.stepper.capture(), "seconds": self.seconds}
+        return {
+            "learner": self.learner.capture(),
+            "stepper": self.stepper.capture(),
+            "seconds": self.seconds,
+            "processes": self.world.size,
+        }
 
     def _who(self) -> Identity:
         if self.identity is None:
