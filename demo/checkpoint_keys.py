@@ -20,6 +20,8 @@ class UNetSize:
     context: int
     linear: bool
     vector: int  # `adm_in_channels`, 0 without
+    pruned: bool = False
+    """As SSD-1B was made of SDXL: see `prune`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,19 @@ def unet(size: UNetSize) -> Shapes:
     _unet_up(out, size, embed, skips)
     _norm(out, "out.0", size.base)
     _conv(out, "out.2", size.base, 4)
-    return out
+    return prune(out) if size.pruned else out
+
+
+def prune(unet: Shapes) -> Shapes:
+    """What Segmind left of SDXL's UNet in SSD-1B: a middle of one resnet, four transformer blocks where the deepest
+    level had ten (but in the last of its attentions on the way up), and one in the last two of the level above."""
+    gone = ["middle_block.1.", "middle_block.2."]
+    gone += [f"{at}.1.transformer_blocks.{n}." for at in SSD_DEEP for n in range(4, 10)]
+    gone += [f"output_blocks.{i}.1.transformer_blocks.1." for i in (4, 5)]
+    return {key: shape for key, shape in unet.items() if not key.startswith(tuple(gone))}
+
+
+SSD_DEEP = ("input_blocks.7", "input_blocks.8", "output_blocks.0", "output_blocks.1")
 
 
 def _unet_down(out: Shapes, size: UNetSize, embed: int) -> list[int]:

@@ -34,11 +34,18 @@ class UNetShape:
     channels: tuple[int, ...]
     res_blocks: int
     depth: tuple[int, ...]  # transformer blocks per attention of a level; 0 = a level without attention
-    middle_depth: int
+    middle_depth: int  # 0: a middle of one resnet and nothing else (SSD-1B)
     heads: tuple[int, ...]
     context_dim: int
     linear_projection: bool
     added_dim: int  # width of SDXL's vector input (`label_emb`), 0 without
+    climb: tuple[tuple[int, ...], ...] = ()
+    """Transformer blocks of each attention on the way up, levels as in `depth`; empty where `depth` tells (all models
+    but pruned ones)."""
+
+    def up_depth(self, level: int, i: int) -> int:
+        """Transformer blocks of a level's `i`-th attention on the way up."""
+        return self.climb[level][i] if self.climb else self.depth[level]
 
 
 @dataclass(frozen=True)

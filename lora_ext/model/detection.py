@@ -113,8 +113,10 @@ def _unet(case: _Case) -> UNetShape:
     if in_channels not in {4, 9}:
         kinds = {5: "a depth-to-image model", 8: "an InstructPix2Pix model"}
         _refuse(kinds.get(in_channels, f"a UNet with {in_channels} input channels"))
-    if f"{UNET}middle_block.1.norm.weight" not in tensors:
-        _refuse("a pruned UNet without attention in the middle, such as SSD-1B")
+    middle = f"{UNET}middle_block.1."
+    bare = family == "sdxl" and not any(key.startswith((middle, f"{UNET}middle_block.2.")) for key in tensors)
+    # of SSD-1B's middle one resnet is left; the deepest attention is the last of the way down then
+    deepest = f"{UNET}input_blocks.{len(channels) * (blocks + 1) - 1}.1." if bare else middle
     vector = f"{UNET}label_emb.0.0.weight"
     if (vector in tensors) != (family == "sdxl"):
         _refuse(f"{FAMILY_TITLES[family]} with another vector input (`label_emb`)")
@@ -124,11 +126,12 @@ def _unet(case: _Case) -> UNetShape:
         channels=channels,
         res_blocks=blocks,
         depth=depth,
-        middle_depth=_count(tensors, f"{UNET}middle_block.1.transformer_blocks.{{}}.norm1.weight"),
+        middle_depth=0 if bare else _count(tensors, f"{middle}transformer_blocks.{{}}.norm1.weight"),
         heads=unet_heads(family, channels, depth, case.hints, case.assumed),
-        context_dim=_dim(tensors, f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
-        linear_projection=tensors[_needed(tensors, f"{UNET}middle_block.1.proj_in.weight")].ndim == 2,
+        context_dim=_dim(tensors, f"{deepest}transformer_blocks.0.attn2.to_k.weight", 1),
+        linear_projection=tensors[_needed(tensors, f"{deepest}proj_in.weight")].ndim == 2,
         added_dim=tensors[vector].shape[1] if vector in tensors else 0,
+        climb=_climb(tensors, blocks, depth) if family == "sdxl" else (),
     )
 
 
@@ -151,6 +154,20 @@ def _levels(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int, tuple[
     if len(set(blocks)) != 1 or not channels:
         _refuse("a UNet whose levels differ in their number of resnets")
     return tuple(channels), blocks[0], tuple(depth)
+
+
+def _climb(tensors: Mapping[str, Tensor], blocks: int, depth: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Transformer blocks of every attention on the way up, by level; nothing where they are as many as on the way down.
+
+    An attention that has none at all is missing from the file, and not pruned.
+    """
+    found: list[tuple[int, ...]] = []
+    for level, deep in enumerate(depth):
+        first = (len(depth) - 1 - level) * (blocks + 1)
+        at = (f"{UNET}output_blocks.{first + i}.1.transformer_blocks.{{}}.norm1.weight" for i in range(blocks + 1))
+        found.append(tuple(_count(tensors, pattern) or deep for pattern in at) if deep else (0,) * (blocks + 1))
+    pruned = any(set(level) != {deep} for level, deep in zip(found, depth, strict=True))
+    return tuple(found) if pruned else ()
 
 
 def _text(case: _Case, prefix: str, index: int) -> TextShape:
@@ -217,7 +234,7 @@ def _check(arch: Architecture, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_middle(unet: UNetShape) -> None:
-    if unet.depth[-1] and unet.depth[-1] != unet.middle_depth:
+    if unet.depth[-1] and unet.middle_depth and unet.depth[-1] != unet.middle_depth:
         _refuse("a UNet whose middle is not as deep as its last level")
 
 

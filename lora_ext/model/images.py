@@ -36,6 +36,8 @@ def checkpoint_gradients(unet: UNet2DConditionModel) -> None:
 def _unet(arch: Architecture) -> UNet2DConditionModel:
     shape = arch.unet
     added = bool(shape.added_dim)
+    down = [depth or 1 for depth in shape.depth]  # a level without attention does not look at its own
+    up = [[blocks or 1 for blocks in level] for level in reversed(shape.climb)]
     return UNet2DConditionModel(
         in_channels=shape.in_channels,
         out_channels=shape.out_channels,
@@ -44,8 +46,10 @@ def _unet(arch: Architecture) -> UNet2DConditionModel:
         up_block_types=tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(shape.depth)),
         layers_per_block=shape.res_blocks,
         cross_attention_dim=shape.context_dim,
-        # the last entry is the middle's too; a level without attention does not look at its own
-        transformer_layers_per_block=(*(depth or 1 for depth in shape.depth[:-1]), shape.middle_depth),
+        mid_block_type="UNetMidBlock2DCrossAttn" if shape.middle_depth else "UNetMidBlock2D",
+        # the last entry is the middle's too
+        transformer_layers_per_block=(*down[:-1], shape.middle_depth or down[-1]),
+        reverse_transformer_layers_per_block=up or None,
         attention_head_dim=shape.heads,  # diffusers' old name for the number of heads
         use_linear_projection=shape.linear_projection,
         addition_embed_type="text_time" if added else None,

@@ -57,6 +57,8 @@ def _down(shape: UNetShape, embed: int) -> Iterator[Part]:
 def _middle(shape: UNetShape, embed: int) -> Iterator[Part]:
     width = shape.channels[-1]
     yield from _resnet("middle_block.0", "mid_block.resnets.0", width, width, embed)
+    if not shape.middle_depth:
+        return
     yield from _transformer("middle_block.1", "mid_block.attentions.0", width, shape.middle_depth, shape)
     yield from _resnet("middle_block.2", "mid_block.resnets.1", width, width, embed)
 
@@ -71,7 +73,7 @@ def _up(shape: UNetShape, embed: int) -> Iterator[Part]:
             yield from _resnet(f"{at}.0", f"{ours}.resnets.{j}", inside + skips.pop(), width, embed)
             inside = width
             if shape.depth[level]:
-                yield from _transformer(f"{at}.1", f"{ours}.attentions.{j}", width, shape.depth[level], shape)
+                yield from _transformer(f"{at}.1", f"{ours}.attentions.{j}", width, shape.up_depth(level, j), shape)
             if level and j == shape.res_blocks:
                 yield _conv(f"{at}.{2 if shape.depth[level] else 1}.conv", f"{ours}.upsamplers.0.conv", width, width)
             block += 1

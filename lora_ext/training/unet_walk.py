@@ -53,15 +53,16 @@ class Walk:
                 skips.append(x)
         last = len(shape.channels) - 1
         x = self._resnet("mid_block.resnets.0", last, x, embedding)
-        x = self._transformer("mid_block.attentions.0", last, shape.middle_depth, x, context, batch)
-        x = self._resnet("mid_block.resnets.1", last, x, embedding)
+        if shape.middle_depth:
+            x = self._transformer("mid_block.attentions.0", last, shape.middle_depth, x, context, batch)
+            x = self._resnet("mid_block.resnets.1", last, x, embedding)
         for i, level in enumerate(reversed(range(len(shape.channels)))):
             block = f"up_blocks.{i}"
             for j in range(shape.res_blocks + 1):
                 x = self._joined(x, skips.pop())
                 x = self._resnet(f"{block}.resnets.{j}", level, x, embedding)
                 if shape.depth[level]:
-                    x = self._transformer(f"{block}.attentions.{j}", level, shape.depth[level], x, context, batch)
+                    x = self._transformer(f"{block}.attentions.{j}", level, shape.up_depth(level, j), x, context, batch)
             if level:
                 x = Ghost(rows[level - 1], x.width, x.item, x.learns)
                 x = self._layer(f"{block}.upsamplers.0.conv", x)
@@ -72,9 +73,14 @@ class Walk:
     def _layer(self, module: str, x: Ghost, rows: int | None = None) -> Ghost:
         layer = self.layers[module]
         inside = math.prod(layer.shape[1:])
-        out = self.tape.product(x, layer.shape[0], inside, rows, module in self.learning)
+        conv, learns = layer.op == "conv" and not self._linear(layer), module in self.learning
+        out = self.tape.product(x, layer.shape[0], inside, conv=conv, rows=rows, learns=learns)
         self.adapt(self.tape, layer, x, out)
         return out
+
+    def _linear(self, layer: Layer) -> bool:
+        """Whether a projection that the checkpoint holds as a convolution is a linear layer to diffusers."""
+        return self.shape.linear_projection and layer.module.endswith(("proj_in", "proj_out"))
 
     def _embedding(self, batch: int) -> Ghost:
         x = Ghost(batch, self.shape.channels[0], FULL, learns=False)

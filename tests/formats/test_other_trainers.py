@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from lora_ext.errors import BadInput
-from lora_ext.formats import NameTable, read_info, read_network
-from lora_ext.layers import LayerTable
+from lora_ext.formats import read_info, read_network
 from lora_ext.model import default_targets
 from lora_ext.patching import Strengths
 
@@ -305,21 +304,6 @@ def test_a_network_of_four_channels_on_an_inpainting_model(tmp_path):
     peer.reference[first.name][:, 4:] = base[:, 4:]
     safetensors.torch.save_file(kohya_tensors(names, made, names.kohya), tmp_path / "a.safetensors")
     checked(peer, tmp_path / "a.safetensors")
-
-
-def test_a_whole_sdxl_network_on_a_model_with_holes(tmp_path):
-    """As SSD-1B: the same names and sizes, fewer transformer blocks, none in the middle."""
-    peer, whole = peer_models.peer("sdxl"), peer_models.names("sdxl")
-    made = network(peer, targets(peer))
-    safetensors.torch.save_file(kohya_tensors(whole, made, whole.kohya), tmp_path / "a.safetensors")
-    pruned = {n: x for n, x in peer.table.layers.items() if not n.path.startswith("middle_block.1")}
-    small = NameTable(LayerTable("sdxl", pruned))
-    result = read_network(tmp_path / "a.safetensors", small)
-    gone = {whole.kohya(name) for name in made if name not in pruned}
-    assert len(gone) > 10
-    assert {key.split(".")[0] for key in result.unmatched} == gone
-    assert len(result.unmatched) == 3 * len(gone)
-    assert set(result.network.adapters) == {name for name in made if name in pruned}
 
 
 def test_bundled_embeddings_are_told_and_nothing_else_is_needed(tmp_path):

@@ -17,8 +17,8 @@ CLIP_G = keys.TextSize(width=1280, layers=32, heads=20, projection=1280)
 
 
 @cache
-def shapes(family: Family, in_channels: int = 4) -> keys.Shapes:
-    """Key -> shape of SD 1.5, SD 2.1 or SDXL base."""
+def shapes(family: Family, in_channels: int = 4, pruned: bool = False) -> keys.Shapes:
+    """Key -> shape of SD 1.5, SD 2.1 or SDXL base; SDXL `pruned` is SSD-1B."""
     texts: list[tuple[str, Callable[[keys.TextSize], keys.Shapes], keys.TextSize]]
     if family == "sd1":
         unet = keys.UNetSize(in_channels, 320, (1, 2, 4, 4), 2, (1, 1, 1, 0), 768, linear=False, vector=0)
@@ -27,7 +27,7 @@ def shapes(family: Family, in_channels: int = 4) -> keys.Shapes:
         unet = keys.UNetSize(in_channels, 320, (1, 2, 4, 4), 2, (1, 1, 1, 0), 1024, linear=True, vector=0)
         texts = [("cond_stage_model.model.", keys.open_clip, CLIP_H)]
     else:
-        unet = keys.UNetSize(in_channels, 320, (1, 2, 4), 2, (0, 2, 10), 2048, linear=True, vector=2816)
+        unet = keys.UNetSize(in_channels, 320, (1, 2, 4), 2, (0, 2, 10), 2048, linear=True, vector=2816, pruned=pruned)
         texts = [
             ("conditioner.embedders.0.transformer.", keys.clip, CLIP_L),
             ("conditioner.embedders.1.model.", keys.open_clip, CLIP_G),
@@ -39,6 +39,7 @@ def shapes(family: Family, in_channels: int = 4) -> keys.Shapes:
     return out
 
 
-def tensors(family: Family, in_channels: int = 4) -> dict[str, torch.Tensor]:
+def tensors(family: Family, in_channels: int = 4, pruned: bool = False) -> dict[str, torch.Tensor]:
     """The same as meta tensors, float16."""
-    return {k: torch.empty(s, dtype=torch.float16, device="meta") for k, s in shapes(family, in_channels).items()}
+    found = shapes(family, in_channels, pruned)
+    return {k: torch.empty(s, dtype=torch.float16, device="meta") for k, s in found.items()}

@@ -9,7 +9,7 @@ from checkpoints import checkpoint, tensors
 from safetensors.torch import load_file
 
 from lora_ext.errors import BadInput
-from lora_ext.model import Hints, detect, hints_from_yaml
+from lora_ext.model import Hints, default_targets, detect, hints_from_yaml, layer_table
 
 UNET = "model.diffusion_model."
 
@@ -132,15 +132,21 @@ def test_other_inputs_are_refused(channels, words):
         detect(full_size.tensors("sd1", in_channels=channels))
 
 
-def test_pruned_sdxl_is_refused():
-    ssd = {k: v for k, v in full_size.tensors("sdxl").items() if not k.startswith(f"{UNET}middle_block.1.")}
-    with pytest.raises(BadInput, match="SSD-1B"):
-        detect(ssd)
-    shallow = {
-        k: v for k, v in full_size.tensors("sdxl").items() if f"{UNET}output_blocks.5.1.transformer_blocks.1" not in k
-    }
-    with pytest.raises(BadInput, match=r"output_blocks\.5\.1\.transformer_blocks\.1\..* is missing"):
-        detect(shallow)
+def test_a_pruned_sdxl():
+    """SSD-1B, whose 34 transformer blocks have ten matrices each, and its ten attentions two more."""
+    arch = detect(full_size.tensors("sdxl", pruned=True))
+    assert (arch.family, arch.unet.depth, arch.unet.middle_depth) == ("sdxl", (0, 2, 4), 0)
+    assert arch.unet.climb == ((0, 0, 0), (2, 1, 1), (4, 4, 10))
+    targets = default_targets(layer_table(arch), conv=False)
+    assert sum(layer.name.component == "unet" for layer in targets) == 360
+    assert detect(full_size.tensors("sdxl")).unet.climb == ()
+
+
+@pytest.mark.parametrize("gone", ["middle_block.1.", "middle_block.2.", "output_blocks.5.1.", "input_blocks.7.1."])
+def test_a_file_with_holes_is_no_pruned_model(gone):
+    holes = {k: v for k, v in full_size.tensors("sdxl").items() if not k.startswith(UNET + gone)}
+    with pytest.raises(BadInput):
+        detect(holes)
 
 
 def test_incomplete_and_misshapen_files_name_every_tensor():
