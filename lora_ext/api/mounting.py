@@ -10,6 +10,8 @@ from fastapi.params import Depends
 
 from lora_ext.api.door import PREFIX, Routes
 from lora_ext.api.jobs import JobRoutes
+from lora_ext.api.pictures import PictureRoutes
+from lora_ext.api.reach import Reach
 from lora_ext.api.service import make_service
 from lora_ext.live import LiveModel
 from lora_ext.ui import Service, serve
@@ -19,7 +21,7 @@ PORT = 7861
 
 def groups(service: Service) -> tuple[Routes, ...]:
     """Every group of routes over a service; a new group is added here."""
-    return (JobRoutes(service),)
+    return (JobRoutes(service), PictureRoutes(service, Reach(local=True, folders=tuple)))
 
 
 def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) -> None:

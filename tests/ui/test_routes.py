@@ -167,10 +167,11 @@ def test_mounting_twice_and_before_a_catch_all(stage):
     def everything(path: str) -> str:
         return "host"
 
+    found = []
     for _ in range(2):
         api.mount(app, stage.service)
-    ours = [r.path for r in app.router.routes if getattr(r, "path", "").startswith("/lora-ext")]
-    assert len(ours) == 7
+        found.append([r.path for r in app.router.routes if getattr(r, "path", "").startswith("/lora-ext")])
+    assert found[0] == found[1] != []
     assert TestClient(app).get(JOB).json()["state"] == "idle"
     assert TestClient(app).get("/other").json() == "host"
 
