@@ -1,5 +1,6 @@
 """The loop, its events, and the job that runs it in the background."""
 
+from lora_ext.training.board import JobBoard, board
 from lora_ext.training.check import check
 from lora_ext.training.estimate import Advice, Card, Estimate, estimate
 from lora_ext.training.events import (
@@ -19,7 +20,7 @@ from lora_ext.training.events import (
     Validated,
     Wish,
 )
-from lora_ext.training.job import Job, JobBoard, board
+from lora_ext.training.job import Job
 from lora_ext.training.loop import train
 from lora_ext.training.snapshot import JobSnapshot
 

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import logging
 import secrets
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from PIL import Image
+import torch
 
-from lora_ext.errors import BadInput, Problem
+from lora_ext.errors import BadInput
 from lora_ext.training.events import (
+    Abort,
     Event,
     Finished,
     Notice,
     Pause,
     Paused,
     Preview,
+    PreviewNow,
     Saved,
+    SaveNow,
     Stage,
     Step,
     Stop,
     Validated,
+    Wish,
 )
+from lora_ext.training.gallery import Gallery, Picture
 from lora_ext.training.history import LossHistory
-from lora_ext.training.snapshot import JobSnapshot, ProblemView, SavedView, State, idle
+from lora_ext.training.snapshot import JobSnapshot, LineView, PreviewView, ProblemView, SavedView, State, idle
+from lora_ext.training.story import Story
 
 log = logging.getLogger(__name__)
 
 Run = Generator[Event, None, None]
 
-MOST_PREVIEWS = 12  # PNGs kept in memory, about half a megabyte each
 MOST_NOTICES = 200
 MOST_SAVED = 200
+PACE = 20  # steps that the speed is measured over
 UNDER_WAY = ("running", "pausing", "paused")
+OVER = ("idle", "done", "stopped", "aborted", "failed")
 
 
 class Job:
@@ -49,13 +55,15 @@ class Job:
         self._events = events
         self._should_stop = should_stop
         self._lock = threading.Lock()
-        self._wish = threading.Event()
-        self._rest = threading.Event()
+        self._end: Stop | Abort | None = None
+        self._wishes: deque[Wish] = deque()
         self._go = threading.Event()
         self._now: JobSnapshot = {**idle(), "run": secrets.token_hex(8), "state": "running", "name": name}
-        self._losses = LossHistory()
-        self._previews: OrderedDict[int, bytes] = OrderedDict()
+        self._losses, self._rates = LossHistory(), LossHistory()
+        self._gallery = Gallery()
+        self._story = Story()
         self._first: tuple[int, float] | None = None
+        self._pace: deque[tuple[int, float]] = deque(maxlen=PACE)
         self._thread = threading.Thread(target=self._drain, name="lora-training", daemon=True)
 
     def start(self) -> None:
@@ -64,11 +72,11 @@ class Job:
 
     def stop(self) -> None:
         """Ask the run to stop at its next event and keep what it has learnt."""
-        self._wish.set()
-        with self._lock:
-            if self._now["state"] in UNDER_WAY:
-                self._now["state"] = "stopping"
-        self._go.set()
+        self._finish(Stop())
+
+    def abort(self) -> None:
+        """Ask the run to end at its next event and save nothing more."""
+        self._finish(Abort())
 
     def pause(self) -> None:
         """Ask the run to give the model back to the host after its step; nothing happens when it does not run."""
@@ -76,16 +84,26 @@ class Job:
             if self._now["state"] != "running":
                 return
             self._now["state"] = "pausing"
-        self._go.clear()
-        self._rest.set()
+            self._go.clear()
+            self._wishes.append(Pause())
 
     def go_on(self) -> None:
         """End the pause."""
         with self._lock:
             if self._now["state"] not in ("pausing", "paused"):
                 return
+            if self._now["state"] == "paused":
+                self._story.tell("resumed", "Going on")
             self._now["state"] = "running"
         self._go.set()
+
+    def save_now(self) -> None:
+        """Ask for a file of what is learnt so far; in a pause it comes after the pause."""
+        self._wish(SaveNow())
+
+    def preview_now(self) -> None:
+        """Ask for previews of what is learnt so far; in a pause they come after the pause."""
+        self._wish(PreviewNow())
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end."""
@@ -94,7 +112,7 @@ class Job:
     def over(self) -> bool:
         """True once the run has ended and the model has been given back."""
         with self._lock:
-            ended = self._now["state"] not in (*UNDER_WAY, "stopping")
+            ended = self._now["state"] in OVER
         if ended:
             self._thread.join()  # only a few lines are left for it to do
         return ended
@@ -104,14 +122,48 @@ class Job:
         with self._lock:
             now = copy.deepcopy(self._now)
             now["losses"] = self._losses.after(after)
+            now["rates"] = self._rates.after(after)
             now["loss_mean"] = self._losses.mean
+            now["lines"] = self._story.last
             now["cursor"] = now["losses"][-1][0] if now["losses"] else after
             return now
 
     def preview(self, number: int) -> bytes | None:
         """PNG of a preview by its id; None when it is not kept any more."""
         with self._lock:
-            return self._previews.get(number)
+            found = self._gallery.get(number)
+            return found.png if found else None
+
+    def thumbnail(self, number: int) -> bytes | None:
+        """The same as a small JPEG."""
+        with self._lock:
+            found = self._gallery.get(number)
+            return found.small if found else None
+
+    def previews(self) -> list[PreviewView]:
+        """All previews that are kept, oldest first."""
+        with self._lock:
+            return self._gallery.list()
+
+    def lines(self, after: int = 0) -> list[LineView]:
+        """The log, from the line behind line `after`."""
+        with self._lock:
+            return self._story.after(after)
+
+    def _finish(self, end: Stop | Abort) -> None:
+        """An abort counts for more than a stop that the run has not heard yet."""
+        with self._lock:
+            if self._now["state"] not in (*UNDER_WAY, "stopping"):
+                return
+            if self._end is None or isinstance(end, Abort):
+                self._end = end
+            self._now["state"] = "stopping"
+        self._go.set()
+
+    def _wish(self, wish: Wish) -> None:
+        with self._lock:
+            if self._now["state"] in UNDER_WAY:
+                self._wishes.append(wish)
 
     def _drain(self) -> None:
         try:
@@ -123,25 +175,26 @@ class Job:
             self._fail([{"field": "", "text": f"{type(e).__name__}: {e}"}])
 
     def _follow(self) -> None:
-        asked = False
+        ended = False
         with contextlib.closing(self._events), contextlib.suppress(StopIteration):
             event = next(self._events)
             while True:
                 self._take(event)
                 if isinstance(event, Paused):
                     self._wait()
-                if not asked and (self._wish.is_set() or (not isinstance(event, Paused) and self._should_stop())):
-                    asked = True
-                    self.stop()
-                    event = self._events.throw(Stop())
-                elif self._rest.is_set() and not asked:
-                    self._rest.clear()
-                    event = self._events.throw(Pause())
-                else:
-                    event = next(self._events)
+                wish = None if ended else self._next_wish(event)
+                ended |= isinstance(wish, (Stop, Abort))
+                event = next(self._events) if wish is None else self._events.throw(wish)
+
+    def _next_wish(self, event: Event) -> Stop | Abort | Wish | None:
+        """What to throw into the run next. The host's own interrupt button is for its pictures while we pause."""
+        if self._end is None and not isinstance(event, Paused) and self._should_stop():
+            self.stop()
+        with self._lock:
+            return self._end or (self._wishes.popleft() if self._wishes else None)
 
     def _wait(self) -> None:
-        """Until the pause is over. The host's own interrupt button is for its pictures now, not for us."""
+        """Until the pause is over."""
         with self._lock:
             if self._now["state"] == "pausing":
                 self._now["state"] = "paused"
@@ -149,12 +202,14 @@ class Job:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Preview):
-            png = _png(event.image)  # outside the lock: compressing takes a while
+            picture = Picture.of(event.image)  # outside the lock: compressing takes a while
             with self._lock:
-                self._keep(event, png)
+                self._now["preview"] = self._gallery.add(event.step, event.prompt, picture)
+                self._story.hear(event)
             return
         with self._lock:
             now = self._now
+            self._story.hear(event)
             if isinstance(event, Stage):
                 now["stage"] = {"name": event.name, "done": event.done, "total": event.total}
             elif isinstance(event, Notice):
@@ -173,9 +228,10 @@ class Job:
         now["step"], now["total"] = event.step, event.total
         now["epoch"], now["epochs"] = event.epoch, event.epochs
         now["learning_rate"], now["seconds"] = event.learning_rate, event.seconds
-        now["eta"] = self._eta(event)
+        now["eta"], now["speed"], now["memory"] = self._eta(event), self._speed(event), _card_memory()
         if event.loss is not None:
             self._losses.add(event.step, event.loss)
+            self._rates.add(event.step, event.learning_rate)
 
     def _eta(self, event: Step) -> float | None:
         """From the pace since the first step; that one is slower than the rest (kernels are chosen, caches filled)."""
@@ -184,90 +240,28 @@ class Job:
         steps, seconds = event.step - self._first[0], event.seconds - self._first[1]
         return seconds / steps * (event.total - event.step) if steps else None
 
+    def _speed(self, event: Step) -> float | None:
+        """Steps per second over the last few."""
+        self._pace.append((event.step, event.seconds))
+        steps, seconds = (last - first for first, last in zip(self._pace[0], self._pace[-1], strict=True))
+        return steps / seconds if steps and seconds > 0 else None
+
     def _note(self, event: Saved) -> None:
         path = Path(event.path)
         saved: SavedView = {"step": event.step, "name": path.stem, "path": str(path), "final": event.final}
         self._now["saved"] = [*self._now["saved"], saved][-MOST_SAVED:]
 
-    def _keep(self, event: Preview, png: bytes) -> None:
-        before = self._now["preview"]
-        number = before["id"] + 1 if before else 1
-        self._now["preview"] = {"id": number, "step": event.step, "prompt": event.prompt}
-        self._previews[number] = png
-        while len(self._previews) > MOST_PREVIEWS:
-            self._previews.popitem(last=False)
-
     def _fail(self, problems: list[ProblemView]) -> None:
         with self._lock:
             self._now["state"], self._now["problems"] = "failed", problems
-
-
-class JobBoard:
-    """The place for the one job that may run at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._job: Job | None = None
-
-    @property
-    def job(self) -> Job | None:
-        """The running or last job."""
-        return self._job
-
-    def start(self, begin: Callable[[], Run], name: str = "", should_stop: Callable[[], bool] = lambda: False) -> Job:
-        """Call `begin` (which checks the settings and may raise `BadInput`) and drain what it returns.
-
-        Raises `BadInput` while another job runs.
-        """
-        if not self._lock.acquire(blocking=False):
-            raise _busy()
-        try:
-            if self._job is not None and not self._job.over():
-                raise _busy()
-            job = Job(begin(), name, should_stop)
-            job.start()
-            self._job = job
-            return job
-        finally:
-            self._lock.release()
-
-    def stop(self) -> None:
-        """Stop the running job, if any."""
-        if self._job is not None:
-            self._job.stop()
-
-    def pause(self) -> None:
-        """Pause the running job, if any."""
-        if self._job is not None:
-            self._job.pause()
-
-    def go_on(self) -> None:
-        """End the pause of the running job, if any."""
-        if self._job is not None:
-            self._job.go_on()
-
-    def snapshot(self, after: int = 0) -> JobSnapshot:
-        """The running or last job; an idle snapshot before the first."""
-        return self._job.snapshot(after) if self._job is not None else idle()
-
-    def preview(self, number: int) -> bytes | None:
-        """PNG of the running or last job's preview, by id."""
-        return self._job.preview(number) if self._job is not None else None
-
-
-board = JobBoard()
-"""The process's one board: modules stay loaded when a host reloads its UI."""
-
-
-def _busy() -> BadInput:
-    return BadInput(Problem("", "a training is already running", fix="Stop it or wait for its end."))
+            for problem in problems:
+                self._story.tell("problem", problem["text"])
 
 
 def _state(reason: str) -> State:
-    return "stopped" if reason == "stopped" else "done"
+    return "stopped" if reason == "stopped" else "aborted" if reason == "aborted" else "done"
 
 
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
+def _card_memory() -> int | None:
+    """Bytes. What the process's torch has held at most; it says the same as the card's own tools."""
+    return (int(torch.cuda.max_memory_reserved()) or None) if torch.cuda.is_available() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "failed"]
+State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "aborted", "failed"]
 
 
 class StageView(TypedDict):
@@ -16,7 +16,7 @@ class StageView(TypedDict):
 
 
 class PreviewView(TypedDict):
-    """The newest preview; the picture itself is asked for by `id`."""
+    """A preview; the picture itself is asked for by `id`."""
 
     id: int
     step: int
@@ -39,10 +39,22 @@ class ProblemView(TypedDict):
     text: str
 
 
-class JobSnapshot(TypedDict):
-    """A job at one moment. `losses` are points (step, loss) after the asked-for cursor, `validation`
-    those on held-out pictures, `loss_mean` their running mean;
-    `seconds` and `eta` (None until it can be told) are of the training itself."""
+class LineView(TypedDict):
+    """A line of the log: number from 1, seconds since 1970, and a sentence whose `{0}`, `{1}` are `values`."""
+
+    n: int
+    at: float
+    kind: str
+    text: str
+    values: list[str | int | float]
+
+
+class JobFacts(TypedDict):
+    """A job at one moment, less what went wrong. `losses` are points (step, loss) after the asked-for cursor, `rates`
+    the learning rates at the same steps, `validation` the losses on held-out pictures, `loss_mean` their running mean;
+    `seconds` and `eta` (None until it can be told) are of the training itself, `speed` is in steps per second,
+    `memory` the most bytes of the card's memory so far (None without a card); `preview` is the newest one, `lines`
+    the number of the newest line of the log."""
 
     run: str
     state: State
@@ -56,12 +68,21 @@ class JobSnapshot(TypedDict):
     loss_mean: float | None
     seconds: float
     eta: float | None
+    speed: float | None
+    memory: int | None
     losses: list[tuple[int, float]]
+    rates: list[tuple[int, float]]
     cursor: int
     validation: list[tuple[int, float]]
     notices: list[str]
     preview: PreviewView | None
     saved: list[SavedView]
+    lines: int
+
+
+class JobSnapshot(JobFacts):
+    """A job at one moment."""
+
     problems: list[ProblemView]
 
 
@@ -80,11 +101,15 @@ def idle() -> JobSnapshot:
         "loss_mean": None,
         "seconds": 0.0,
         "eta": None,
+        "speed": None,
+        "memory": None,
         "losses": [],
+        "rates": [],
         "cursor": 0,
         "validation": [],
         "notices": [],
         "preview": None,
         "saved": [],
+        "lines": 0,
         "problems": [],
     }

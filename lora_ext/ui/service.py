@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
 from lora_ext.config import TrainConfig, Value, settings
 from lora_ext.errors import Problem
 from lora_ext.layers import Family
-
-State = Literal["idle", "running", "pausing", "paused", "stopping", "done", "stopped", "failed"]
-
-
-class StageView(TypedDict):
-    """A phase and how far it is; `total` 0 when nobody knows."""
-
-    name: str
-    done: int
-    total: int
-
-
-class PreviewView(TypedDict):
-    """The newest preview; the picture itself is asked for by `id`."""
-
-    id: int
-    step: int
-    prompt: str
-
-
-class SavedView(TypedDict):
-    """A file that was written; `name` is what goes into `<lora:name:0.7>`."""
-
-    step: int
-    name: str
-    path: str
-    final: bool
+from lora_ext.training.queue import Place
+from lora_ext.training.snapshot import JobFacts, LineView, PreviewView, SavedView, StageView, State
 
 
 class ProblemView(TypedDict):
@@ -46,31 +21,49 @@ class ProblemView(TypedDict):
     text: str
 
 
-class Snapshot(TypedDict):
-    """Everything the page shows, JSON-able. `losses` are the points [step, loss] after the asked-for cursor.
+class Snapshot(JobFacts):
+    """Everything the page shows of a run, JSON-able."""
 
-    `seconds` and `eta` (None until it can be told) are of the training itself, by our own clock.
+    problems: list[ProblemView]
+
+
+class QueuedView(TypedDict):
+    """A job of the queue; `run` is that of its snapshot once it was started."""
+
+    id: str
+    name: str
+    place: Place
+    run: str
+    problems: list[ProblemView]
+
+
+class QueueView(TypedDict):
+    """The queue. `going`: the next job begins by itself; `trouble`: why a restart would lose it."""
+
+    going: bool
+    trouble: str
+    jobs: list[QueuedView]
+
+
+class OfferView(TypedDict):
+    """A run that was broken off. `step`: of its saved state, None when it must begin anew; `age` in seconds.
+
+    `id` is that of the job in the queue, empty for one that is only known by its files.
     """
 
-    run: str
-    state: State
+    id: str
     name: str
-    stage: StageView
-    step: int
-    total: int
-    epoch: int
-    epochs: int
-    learning_rate: float | None
-    loss_mean: float | None
-    seconds: float
-    eta: float | None
-    losses: list[tuple[int, float]]
-    cursor: int
-    validation: list[tuple[int, float]]
-    notices: list[str]
-    preview: PreviewView | None
-    saved: list[SavedView]
-    problems: list[ProblemView]
+    step: int | None
+    age: float
+
+
+class ResultView(TypedDict):
+    """A LoRA in the output folder: size in bytes, `changed` in seconds since 1970."""
+
+    name: str
+    path: str
+    size: int
+    changed: float
 
 
 class CardView(TypedDict):
@@ -119,12 +112,91 @@ class ForecastView(TypedDict):
     advice: list[ProblemView]
 
 
+class Steering(Protocol):
+    """What may be wished of the running job; nothing happens when none runs. Returns at once."""
+
+    def stop(self) -> None:
+        """Stop and keep what is learnt."""
+
+    def abort(self) -> None:
+        """End and save nothing more."""
+
+    def pause(self) -> None:
+        """Give the model back to the host after the step."""
+
+    def go_on(self) -> None:
+        """End the pause."""
+
+    def save_now(self) -> None:
+        """Save a file of what is learnt so far."""
+
+    def preview_now(self) -> None:
+        """Render previews of what is learnt so far."""
+
+
+class Queue(Protocol):
+    """The jobs that wait. Each raises `BadInput` for what cannot be done."""
+
+    def view(self) -> QueueView:
+        """All of them."""
+
+    def add(self, values: Mapping[str, object]) -> str:
+        """Check settings and put the job last; gives its id."""
+
+    def order(self, numbers: Sequence[str]) -> None:
+        """Put the waiting jobs into this order."""
+
+    def remove(self, number: str) -> None:
+        """Take a job out."""
+
+    def go(self) -> None:
+        """Begin the waiting jobs, one after the other."""
+
+    def hold(self) -> None:
+        """Begin no further one."""
+
+    def values(self, number: str) -> Mapping[str, Value]:
+        """Settings of a job."""
+
+    def offers(self) -> list[OfferView]:
+        """Runs that were broken off by a crash or a restart."""
+
+    def resume(self, number: str, name: str) -> None:
+        """Begin a job of the queue again, or, without an id, go on with the run of this name from its saved state."""
+
+
+class Reachable(Protocol):
+    """Says which paths a caller may name."""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the server."""
+
+    def check(self, path: Path, field: str = "path") -> Path:
+        """The path, absolute, links followed. Raises `BadInput` for one that may not be named."""
+
+
 class Service(Protocol):
     """The running job as the tab and the HTTP routes see it. Every call returns quickly; safe from any thread."""
 
     @property
     def page_key(self) -> str:
         """Secret of this process, put into the tab's HTML, so that the tab's own script can show it is the tab."""
+
+    @property
+    def reach(self) -> Reachable:
+        """Which paths a caller may name."""
+
+    @property
+    def queue(self) -> Queue:
+        """The jobs that wait."""
+
+    @property
+    def job(self) -> Steering:
+        """The running job."""
+
+    def check(self, values: Mapping[str, object]) -> None:
+        """Raise `BadInput` with everything that is wrong with flat settings; starts nothing."""
 
     def start(self, values: Mapping[str, object]) -> None:
         """Start training with flat settings. Raises `BadInput`: wrong settings, or a run is going on already."""
@@ -133,10 +205,19 @@ class Service(Protocol):
         """Ask the run to stop and keep what it has learnt; nothing happens when none runs."""
 
     def snapshot(self, after: int = 0) -> Snapshot:
-        """The job now, or the last one; an idle snapshot before the first."""
+        """The job now, or the last one; an idle snapshot before the first. Losses after the cursor only."""
 
-    def preview(self, number: int) -> bytes | None:
-        """PNG of a preview by its id, None when it is not kept any more."""
+    def lines(self, after: int = 0) -> list[LineView]:
+        """The log of the current or last run, from the line behind line `after`."""
+
+    def previews(self) -> list[PreviewView]:
+        """All previews of the current or last run that are kept, oldest first."""
+
+    def preview(self, number: int, small: bool = False) -> bytes | None:
+        """PNG (small: JPEG) of a preview by its id, None when it is not kept any more."""
+
+    def results(self) -> list[ResultView]:
+        """LoRAs in the output folder, newest first."""
 
     def values(self) -> Mapping[str, Value] | None:
         """Settings of the current or last run, so that a reloaded page can show them; None before the first."""
@@ -167,3 +248,28 @@ def labelled(field: str, text: str) -> ProblemView:
         return {"field": field, "label": field, "text": text[:1].upper() + text[1:]}
     short = text.removesuffix(known[field].help).strip() or text
     return {"field": field, "label": known[field].label, "text": short[:1].upper() + short[1:]}
+
+
+__all__ = [
+    "CardView",
+    "ForecastView",
+    "LineView",
+    "ModelView",
+    "OfferView",
+    "PartView",
+    "PreviewView",
+    "ProblemView",
+    "Queue",
+    "QueueView",
+    "QueuedView",
+    "Reachable",
+    "ResultView",
+    "SavedView",
+    "Service",
+    "Snapshot",
+    "StageView",
+    "State",
+    "Steering",
+    "labelled",
+    "view",
+]

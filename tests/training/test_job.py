@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from lora_ext.errors import BadInput, Problem
-from lora_ext.training.events import Finished, Notice, Preview, Saved, Stage, Step, Stop
-from lora_ext.training.job import MOST_PREVIEWS, Job, JobBoard
+from lora_ext.training.board import JobBoard
+from lora_ext.training.events import Abort, Finished, Notice, Paused, Preview, Saved, Stage, Step, Stop, Validated
+from lora_ext.training.hearing import Wishes, hearing
+from lora_ext.training.job import Job
 
 PATH = Path("somewhere") / "cat.safetensors"
 
@@ -102,9 +104,10 @@ def test_memory_is_bounded():
     assert snapshot["notices"][-1] == "998"
     assert len(snapshot["notices"]) < 999
     assert snapshot["preview"]["id"] == 99
-    kept = [n for n in range(1, 100) if job.preview(n)]
-    assert kept == list(range(100 - MOST_PREVIEWS, 100))
+    assert [p["id"] for p in job.previews()] == list(range(1, 100))
     assert job.preview(99).startswith(b"\x89PNG")
+    assert job.thumbnail(99).startswith(b"\xff\xd8")
+    assert (job.preview(100), job.thumbnail(100)) == (None, None)
 
 
 def test_stop_is_heard_in_any_stage_and_keeps_what_was_learnt():
@@ -129,6 +132,129 @@ def test_the_hosts_own_interrupt_button_stops_too():
     pressed.set()
     gate.set()
     assert done(job)["state"] == "stopped"
+
+
+def obedient(*, steps=10**7, gate=None, heard=None):
+    """A run that does what is wished, as the real one does."""
+    wishes = Wishes()
+
+    def events():
+        reason, n = "done", 0
+        try:
+            for n in range(1, steps + 1):
+                yield step(n)
+                if gate:
+                    assert gate.wait(5)
+                done = [name for name in ("pause", "save", "preview") if getattr(wishes, name)]
+                wishes.pause = wishes.save = wishes.preview = False
+                if heard is not None:
+                    heard.extend((name, n) for name in done)
+                if "save" in done:
+                    yield Saved(n, PATH, final=False)
+                if "pause" in done:
+                    yield Paused(n)
+        except Stop:
+            reason = "stopped"
+        except Abort:
+            reason = "aborted"
+        yield Finished(n, reason)
+
+    return hearing(events(), wishes)
+
+
+def reach(job, state):
+    for _ in range(500):
+        if job.snapshot()["state"] == state:
+            return job.snapshot()
+        time.sleep(0.01)
+    raise AssertionError(f"still {job.snapshot()['state']}")
+
+
+def test_wishes_reach_the_run_one_after_the_other():
+    gate, heard = threading.Event(), []
+    job = Job(obedient(gate=gate, heard=heard))
+    job.start()
+    for wish in (job.save_now, job.preview_now, job.pause):
+        wish()
+    assert job.snapshot()["state"] == "pausing"
+    gate.set()
+    paused = reach(job, "paused")
+    assert {name for name, _ in heard} == {"save", "preview", "pause"}
+    assert paused["saved"][-1]["final"] is False
+    heard.clear()
+    job.save_now()  # while paused: done after the pause
+    time.sleep(0.05)
+    assert (heard, job.snapshot()["state"]) == ([], "paused")
+    job.go_on()
+    assert job.snapshot()["state"] == "running"
+    while not heard:
+        time.sleep(0.01)
+    assert heard[0][0] == "save"
+    job.abort()
+    assert done(job)["state"] == "aborted"
+    texts = [line["text"] for line in job.lines()]
+    assert texts.index("Step {0}: paused, the model is given back") < texts.index("Going on")
+    assert texts[-1] == "Step {0}: aborted, nothing more was saved"
+
+
+def test_a_pause_that_is_taken_back_at_once():
+    gate = threading.Event()
+    job = Job(obedient(steps=30, gate=gate))
+    job.start()
+    job.pause()
+    job.go_on()
+    gate.set()
+    assert done(job)["state"] == "done"
+
+
+@pytest.mark.parametrize(("end", "state"), [("stop", "stopped"), ("abort", "aborted")])
+def test_a_paused_run_can_be_ended(end, state):
+    job = Job(obedient())
+    job.start()
+    job.pause()
+    reach(job, "paused")
+    getattr(job, end)()
+    assert done(job)["state"] == state
+
+
+def test_an_abort_counts_for_more_than_a_stop_not_heard_yet():
+    gate = threading.Event()
+    job = Job(obedient(gate=gate))
+    job.start()
+    job.stop()
+    job.abort()
+    job.stop()
+    gate.set()
+    assert done(job)["state"] == "aborted"
+
+
+def test_the_interrupt_button_is_not_ours_in_a_pause():
+    pressed = threading.Event()
+    job = Job(obedient(), should_stop=pressed.is_set)
+    job.start()
+    job.pause()
+    reach(job, "paused")
+    pressed.set()
+    time.sleep(0.05)
+    assert job.snapshot()["state"] == "paused"
+    pressed.clear()
+    job.stop()
+    done(job)
+
+
+def test_pace_rates_and_log():
+    job = Job(script(Stage("Training", 0, 9), *[step(n, seconds=n / 4) for n in range(1, 6)], Validated(5, 0.123456)))
+    job.start()
+    snapshot = done(job)
+    assert snapshot["speed"] == 4.0
+    assert snapshot["rates"] == [(n, 1e-4) for n in range(1, 6)]
+    assert job.snapshot(3)["rates"] == [(4, 1e-4), (5, 1e-4)]
+    lines = job.lines()
+    assert [line["n"] for line in lines] == list(range(1, snapshot["lines"] + 1))
+    assert [line["kind"] for line in lines] == ["stage", "measured", "end"]
+    assert lines[1]["values"] == [5, "0.1235"]
+    assert all(abs(line["at"] - time.time()) < 60 for line in lines)
+    assert job.lines(2) == lines[2:]
 
 
 def test_stopping_after_the_end_does_nothing():

@@ -17,6 +17,7 @@ from scripted_model import model
 from lora_ext import api
 from lora_ext.api import service as services
 from lora_ext.training import JobBoard
+from lora_ext.training.queue import JobQueue
 from lora_ext.ui import application
 
 
@@ -24,15 +25,16 @@ from lora_ext.ui import application
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     script, saved = Script(pause=0.001), []
     monkeypatch.setattr(services, "board", JobBoard())
+    monkeypatch.setattr(services, "queue", JobQueue())
     monkeypatch.setattr(services, "train", script.train)
+    monkeypatch.setattr(services, "check", script.check)
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()
     made = Workplace(api.make_service(model, lambda: outputs, saved.append), script, outputs, pictures, saved)
     yield made
     script.hold.set()
-    made.service.stop()
-    made.wait("idle", "done", "stopped", "failed")
+    made.end()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from lora_ext.api import service as services
 from lora_ext.config import CheckpointConfig
 from lora_ext.hosts.standalone import StandaloneModel
 from lora_ext.training import JobBoard
+from lora_ext.training.queue import JobQueue
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def stage(tmp_path, monkeypatch):
     random_base.make("sd1", base)
     model = StandaloneModel.load(CheckpointConfig(checkpoint=str(base), device="cpu"))
     monkeypatch.setattr(services, "board", JobBoard())
+    monkeypatch.setattr(services, "queue", JobQueue())
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()
@@ -32,8 +34,7 @@ def stage(tmp_path, monkeypatch):
     saved: list[Path] = []
     made = Workplace(api.make_service(lambda: model, lambda: outputs, saved.append), None, outputs, pictures, saved)
     yield made
-    made.service.stop()
-    made.wait("idle", "done", "stopped", "failed")
+    made.end()
 
 
 def test_train_for_real(open_page, stage):
