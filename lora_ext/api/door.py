@@ -4,17 +4,19 @@ Two doors lead to one service. `/lora-ext/v1/...` is the API: the host's own dep
 `/lora-ext/v1/page/...` is for the tab's script: it asks for the page key, which stands in the tab's HTML. Whoever was
 allowed to open the tab (gradio's login) therefore sees the job, also when the API has a password that the page does
 not know. The key travels in a header, which a page of another site can neither read nor send.
+
+`guards` is asked before every endpoint, so that no new route can forget it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from lora_ext.errors import Problem
@@ -25,17 +27,58 @@ KEY_HEADER = "x-lora-ext-key"
 NO_STORE = {"Cache-Control": "no-store"}
 
 Endpoint = Callable[..., Awaitable[Response]]
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+
+NOT_FROM_THE_PAGE = Problem("", "this request does not come from the page", fix="Reload the page and try again.")
 
 
 @dataclass(frozen=True)
 class Route:
     """One address under `PREFIX`. `endpoint` is a method of its `Routes`."""
 
-    method: Literal["GET", "POST", "PUT", "DELETE"]
+    method: Method
     path: str
     endpoint: Endpoint
     page: bool = False
-    """For the tab's script: not guarded by the host's dependencies; the endpoint asks `from_page` itself."""
+    """For the tab's script: not guarded by the host's dependencies but by the page key."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """What may stand behind `?`, each with what it means; for the schema."""
+    body: Mapping[str, str] | Literal["settings", ""] = ""
+    """What the JSON body holds: keys with what they mean, or the settings of a run; for the schema."""
+
+
+def both_doors(
+    method: Method,
+    path: str,
+    endpoint: Endpoint,
+    query: Mapping[str, str] | None = None,
+    body: Mapping[str, str] | Literal["settings", ""] = "",
+) -> tuple[Route, Route]:
+    """The same endpoint for programs and, under `/page`, for the tab's script."""
+    return Route(method, path, endpoint, query=query or {}, body=body), Route(method, f"/page{path}", endpoint, True)
+
+
+def guards(route: Route, page_key: str) -> list[Callable[[Request], None]]:
+    """What is asked before an endpoint; each raises a 403."""
+    asked: list[Callable[[Request], None]] = []
+
+    def key(request: Request) -> None:
+        if not from_page(request, page_key):
+            raise _foreign()
+
+    def site(request: Request) -> None:
+        if not same_site(request):
+            raise _foreign()
+
+    if route.page:
+        asked.append(key)
+    if route.method != "GET":
+        asked.append(site)
+    return asked
+
+
+def _foreign() -> HTTPException:
+    return HTTPException(403, {"problems": [view(NOT_FROM_THE_PAGE)]})
 
 
 class Routes(Protocol):
@@ -66,7 +109,7 @@ def from_page(request: Request, page_key: str) -> bool:
 
 def foreign() -> JSONResponse:
     """403: asked by a page of another site, or without the page key."""
-    return refused(403, Problem("", "this request does not come from the page", fix="Reload the page and try again."))
+    return refused(403, NOT_FROM_THE_PAGE)
 
 
 def refused(status: int, *problems: Problem) -> JSONResponse:

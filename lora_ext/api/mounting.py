@@ -4,24 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from fastapi import FastAPI
 from fastapi.params import Depends
 
-from lora_ext.api.door import PREFIX, Routes
+from lora_ext.api.door import PREFIX, Routes, guards
+from lora_ext.api.exchange import ExchangeRoutes
+from lora_ext.api.goal import GoalRoutes
 from lora_ext.api.jobs import JobRoutes
 from lora_ext.api.pictures import PictureRoutes
+from lora_ext.api.presets import PresetRoutes
+from lora_ext.api.queue import QueueRoutes
 from lora_ext.api.reach import Reach
+from lora_ext.api.schema import SchemaRoutes
 from lora_ext.api.service import make_service
 from lora_ext.live import LiveModel
 from lora_ext.ui import Service, serve
 
 PORT = 7861
+NAME = "lora_ext"
+"""Of every route of ours, so that a second `mount` finds those of the first."""
 
 
 def groups(service: Service) -> tuple[Routes, ...]:
     """Every group of routes over a service; a new group is added here."""
-    return (JobRoutes(service), PictureRoutes(service, Reach(local=True, folders=tuple)))
+    reach = cast(Reach, service.reach)  # `make_service` took one
+    return (
+        JobRoutes(service),
+        QueueRoutes(service),
+        PictureRoutes(service, reach),
+        GoalRoutes(service, reach),
+        PresetRoutes(service),
+        ExchangeRoutes(service, reach),
+    )
 
 
 def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) -> None:
@@ -32,13 +48,17 @@ def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) 
     """
     app.router.routes[:] = [r for r in app.router.routes if not _ours(r)]
     others = list(app.router.routes)
-    for route in (route for group in groups(service) for route in group.routes()):
-        guards = [] if route.page else list(dependencies)
+    all_routes = [route for group in groups(service) for route in group.routes()]
+    for route in (*all_routes, *SchemaRoutes(all_routes).routes()):
         app.add_api_route(
             PREFIX + route.path,
             route.endpoint,
             methods=[route.method],
-            dependencies=guards,
+            name=f"{NAME}:{route.path}",
+            dependencies=[
+                *([] if route.page else dependencies),
+                *(Depends(guard) for guard in guards(route, service.page_key)),
+            ],
             include_in_schema=not route.page,
         )
     added = app.router.routes[len(others) :]
@@ -46,8 +66,7 @@ def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) 
 
 
 def _ours(route: object) -> bool:
-    owner = getattr(getattr(route, "endpoint", None), "__self__", None)
-    return type(owner).__module__.startswith(f"{__package__}.")
+    return str(getattr(route, "name", "")).startswith(f"{NAME}:")
 
 
 def serve_standalone(live: Callable[[], LiveModel], output_dir: Callable[[], Path], port: int = PORT) -> None:

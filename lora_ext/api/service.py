@@ -80,6 +80,11 @@ class _Service:
     def queue(self) -> Waiting:
         return Waiting(self._attached(), self._check, self._output_dir)
 
+    def readable(self, values: Mapping[str, object]) -> TrainConfig:
+        config = read(TrainConfig, values)
+        self._within_reach(config)
+        return config
+
     def check(self, values: Mapping[str, object]) -> None:
         self._check(read(TrainConfig, values))
 

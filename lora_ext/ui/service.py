@@ -195,6 +195,9 @@ class Service(Protocol):
     def job(self) -> Steering:
         """The running job."""
 
+    def readable(self, values: Mapping[str, object]) -> TrainConfig:
+        """Settings as a config. Raises `BadInput`: wrong ones, or paths that a caller may not name."""
+
     def check(self, values: Mapping[str, object]) -> None:
         """Raise `BadInput` with everything that is wrong with flat settings; starts nothing."""
 
