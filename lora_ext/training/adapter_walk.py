@@ -44,12 +44,14 @@ class AdapterWalk:
         target = self.targets.get(layer.name)
         if target is None or target.extra or self.network.kind == "norm":
             return
-        if target.rate and (self.network.rank_dropout or self.network.weight_dropout):
-            tape.keep(tape.halved(x))
         if target.rate and target.dropout:
             tape.keep(tape.like(x))
             x = tape.like(x)
         inside = math.prod(layer.shape[1:])
+        if target.rate and self.network.weight_dropout:  # the mask, and ΔW under it
+            tape.keep(*(Ghost(layer.shape[0], inside, item, learns=False) for item in (FULL, tape.compute)))
+            tape.keep(tape.halved(x))
+            return
         if self.network.dora:
             tape.keep(x)
             x = tape.like(x, item=x.item)
@@ -57,8 +59,6 @@ class AdapterWalk:
         {"lora": _lora, "loha": _built, "full": _built, "lokr": _lokr, "oft": _turned, "ia3": _scaled}[
             self.network.kind
         ](tape, target, x, out, inside)
-        if target.rate == 0:
-            return
 
 
 def _lora(tape: Tape, target: Target, x: Ghost, out: Ghost, inside: int) -> None:
@@ -93,8 +93,8 @@ def _lokr(tape: Tape, target: Target, x: Ghost, out: Ghost, inside: int) -> None
 def _turned(tape: Tape, target: Target, x: Ghost, out: Ghost, inside: int) -> None:
     """The layer's own output, computed a second time, then its rows turned."""
     width = target.layer.shape[0]
-    own = tape.like(out)
-    tape.keep(own)
+    tape.keep(tape.like(out))
+    _again(tape, width, x, inside)
     tape.work(2.0 * out.rows * width * (inside + target.rank), once=True, times=1.5)
 
 
@@ -102,7 +102,14 @@ def _scaled(tape: Tape, target: Target, x: Ghost, out: Ghost, inside: int) -> No
     """Factors on the input or the output of the layer, which is computed a second time."""
     conv = target.layer.op == "conv"
     tape.keep(x if conv else tape.like(out))
+    _again(tape, target.layer.shape[0], x, inside)
     tape.work(2.0 * out.rows * target.layer.shape[0] * inside, once=True)
+
+
+def _again(tape: Tape, width: int, x: Ghost, inside: int) -> None:
+    """The frozen weight in the input's precision, and from there in that of products."""
+    if x.learns and tape.half and x.item == FULL:
+        tape.keep(Ghost(width, inside, tape.compute, False))
 
 
 @dataclass(frozen=True)

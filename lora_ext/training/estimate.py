@@ -11,7 +11,8 @@ import torch
 from lora_ext.config import TrainConfig
 from lora_ext.data import DataReport, data_sets
 from lora_ext.errors import BadInput
-from lora_ext.layers import Layer, LayerTable
+from lora_ext.formats import NameTable
+from lora_ext.layers import BIAS, Layer, LayerTable
 from lora_ext.live import LiveModel
 from lora_ext.model.architecture import Architecture
 from lora_ext.training.adapter_walk import AdapterWalk, file_shapes, learnt_numbers
@@ -23,6 +24,9 @@ from lora_ext.training.unet_walk import Walk
 
 PASSING = 0.1
 """Part of the activations that is in use besides: results on their way, workspaces of the kernels."""
+
+METADATA_BYTES = 5000
+"""Of a file's header: settings, buckets, a short list of tags."""
 
 STATE_BYTES: Mapping[str, int] = {
     "adamw": 8,
@@ -119,10 +123,15 @@ def estimate(
         step_flops=flops * config.optim.accumulate,
         seconds_per_step=seconds,
         total_seconds=None if seconds is None or steps is None else seconds * steps,
-        file_bytes=_file_bytes(targets, config),
+        file_bytes=_file_bytes(targets, table, config),
         advice=tuple(_advice(config, architecture, table, report, card)) if fits is False else (),
         fits=fits,
     )
+
+
+def taped(config: TrainConfig, architecture: Architecture, table: LayerTable, card: Card = Card()) -> Tape:
+    """What one micro-batch keeps and computes. Raises `BadInput` as `estimate` does."""
+    return _Run(config, architecture, table, None, card, plan(table, config)).tape
 
 
 class _Run:
@@ -196,9 +205,9 @@ class _Run:
     def _layers(self, component: str) -> tuple[dict[str, Layer], frozenset[str]]:
         own = [layer for layer in self.table.layers.values() if layer.name.component == component]
         learning = {
-            layer.module
+            layer.module.removesuffix(BIAS)
             for layer in own
-            if (found := self.targets.get(layer.name)) is not None and found.rate and layer.op in ("linear", "conv")
+            if (found := self.targets.get(layer.name)) is not None and found.rate
         }
         return {layer.module: layer for layer in own if layer.op in ("linear", "conv")}, frozenset(learning)
 
@@ -224,12 +233,16 @@ def _steps(config: TrainConfig, report: DataReport | None) -> int | None:
     return config.optim.epochs * -(-batches // config.optim.accumulate)
 
 
-def _file_bytes(targets: list[Target], config: TrainConfig) -> int:
-    """Tensors, their descriptions and about what the rest of the header takes."""
-    item, total = DTYPES[config.save.save_precision].itemsize, 4096
+def _file_bytes(targets: list[Target], table: LayerTable, config: TrainConfig) -> int:
+    """Of the tensors, of their entries in the header, and about what metadata takes."""
+    item, names = DTYPES[config.save.save_precision].itemsize, NameTable(table)
+    total = METADATA_BYTES
     for target in targets:
-        shapes = file_shapes(target, config.network)
-        total += sum(math.prod(shape) * item + len(name) + 140 for name, shape in shapes.items())
+        prefix = len(names.kohya(target.layer.name))
+        for name, shape in file_shapes(target, config.network).items():
+            size = math.prod(shape) * item
+            entry = f'".{name}":{{"dtype":"F16","shape":{list(shape)},"data_offsets":[,]}},'.replace(", ", ",")
+            total += size + prefix + len(entry) + 2 * len(str(total))
     return total
 
 

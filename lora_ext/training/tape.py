@@ -81,12 +81,15 @@ class Tape:
         """`x` as norms take it."""
         return x if x.item == FULL else self.like(x, item=FULL)
 
-    def norm(self, x: Ghost) -> Ghost:
-        """Group or layer norm, frozen: keeps its input (in float32) where gradients flow."""
-        given = self.exact(x)
-        if x.learns:
+    def norm(self, x: Ghost, learns: bool = False) -> Ghost:
+        """Group or layer norm: keeps its input (in float32) where gradients flow.
+
+        One that `learns` itself gives back the precision it was given, as `Shifted` does.
+        """
+        given, flows = self.exact(x), x.learns or learns
+        if flows:
             self.keep(given)
-        return self._made(given, self.like(given))
+        return self._made(given, self.like(given, item=x.item if learns else FULL, learns=flows))
 
     def pointwise(self, x: Ghost) -> Ghost:
         """SiLU, GELU: keeps its input."""
@@ -94,12 +97,17 @@ class Tape:
             self.keep(x)
         return self._made(x, self.like(x))
 
-    def product(self, x: Ghost, width: int, inside: int, rows: int | None = None, learns: bool = False) -> Ghost:
+    def product(
+        self, x: Ghost, width: int, inside: int, *, conv: bool = False, rows: int | None = None, learns: bool = False
+    ) -> Ghost:
         """A frozen linear layer or convolution (`inside` numbers go into each number of the result).
 
-        `learns`: its adapter does. Keeps the weight only where that had to be copied into another precision.
+        `learns`: its adapter does. Convolutions keep their input although nobody needs it (torch's derivative asks for
+        it whatever learns); the weight is kept only where it had to be copied into another precision.
         """
         out = Ghost(rows or x.rows, width, self.compute, x.learns or learns)
+        if x.learns and conv:
+            self.keep(self.halved(x))
         if x.learns and self.half and self.weights == FULL:
             self.keep(Ghost(width, inside, self.compute, False))
         self.work(2.0 * out.rows * width * inside, once=x.learns)

@@ -23,7 +23,7 @@ def walk_text(
 
     def layer(module: str, x: Ghost) -> Ghost:
         found = layers[module]
-        out = tape.product(x, found.shape[0], math.prod(found.shape[1:]), None, module in learning)
+        out = tape.product(x, found.shape[0], math.prod(found.shape[1:]), learns=module in learning)
         adapt(tape, found, x, out)
         return out
 

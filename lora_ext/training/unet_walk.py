@@ -19,8 +19,8 @@ Again = Callable[[int, str], bool]
 
 @dataclass(frozen=True)
 class Walk:
-    """One pass over a model of `shape` whose layers are `layers` (by module path); `learning` are those with adapters
-    that learn.
+    """One pass over a model of `shape` whose layers are `layers` (by module path); `learning` are the paths of modules
+    with adapters that learn.
     """
 
     shape: UNetShape
@@ -52,7 +52,7 @@ class Walk:
                 x = self._layer(f"{block}.downsamplers.0.conv", x, rows=rows[level + 1])
                 skips.append(x)
         last = len(shape.channels) - 1
-        x = self._resnet("mid_block.resnets.0", last, x, embedding)
+        x = self._resnet("mid_block.resnets.0", last, x, embedding, again=False)  # diffusers leaves this one out
         if shape.middle_depth:
             x = self._transformer("mid_block.attentions.0", last, shape.middle_depth, x, context, batch)
             x = self._resnet("mid_block.resnets.1", last, x, embedding)
@@ -66,7 +66,7 @@ class Walk:
             if level:
                 x = Ghost(rows[level - 1], x.width, x.item, x.learns)
                 x = self._layer(f"{block}.upsamplers.0.conv", x)
-        x = tape.pointwise(tape.norm(x))
+        x = tape.pointwise(self._norm("conv_norm_out", x))
         x = self._layer("conv_out", x)
         tape.finish()
 
@@ -77,6 +77,9 @@ class Walk:
         out = self.tape.product(x, layer.shape[0], inside, conv=conv, rows=rows, learns=learns)
         self.adapt(self.tape, layer, x, out)
         return out
+
+    def _norm(self, module: str, x: Ghost) -> Ghost:
+        return self.tape.norm(x, module in self.learning)
 
     def _linear(self, layer: Layer) -> bool:
         """Whether a projection that the checkpoint holds as a convolution is a linear layer to diffusers."""
@@ -89,27 +92,28 @@ class Walk:
     def _joined(self, x: Ghost, skip: Ghost) -> Ghost:
         return Ghost(x.rows, x.width + skip.width, max(x.item, skip.item), x.learns or skip.learns)
 
-    def _resnet(self, at: str, level: int, x: Ghost, embedding: Ghost) -> Ghost:
+    def _resnet(self, at: str, level: int, x: Ghost, embedding: Ghost, again: bool = True) -> Ghost:
         tape = self.tape
-        with tape.checkpoint(self.again(level, "resnet"), x, embedding):
-            h = self._layer(f"{at}.conv1", tape.pointwise(tape.norm(x)))
+        with tape.checkpoint(again and self.again(level, "resnet"), x, embedding):
+            h = self._layer(f"{at}.conv1", tape.pointwise(self._norm(f"{at}.norm1", x)))
             time = self._layer(f"{at}.time_emb_proj", tape.pointwise(embedding))
             h = Ghost(h.rows, h.width, h.item, h.learns or time.learns)
-            h = self._layer(f"{at}.conv2", tape.pointwise(tape.norm(h)))
+            h = self._layer(f"{at}.conv2", tape.pointwise(self._norm(f"{at}.norm2", h)))
             if f"{at}.conv_shortcut" in self.layers:
                 x = self._layer(f"{at}.conv_shortcut", x)
             return tape.add(x, h)
 
     def _transformer(self, at: str, level: int, depth: int, x: Ghost, context: Ghost, batch: int) -> Ghost:
         tape = self.tape
-        h = self._layer(f"{at}.proj_in", tape.norm(x))
+        h = self._layer(f"{at}.proj_in", self._norm(f"{at}.norm", x))
         for i in range(depth):
             block, heads = f"{at}.transformer_blocks.{i}", self.shape.heads[level]
             with tape.checkpoint(self.again(level, "transformer"), h, context):
-                n = tape.norm(h)
+                n = self._norm(f"{block}.norm1", h)
                 h = tape.add(h, self._attention(f"{block}.attn1", n, n, heads, batch))
-                h = tape.add(h, self._attention(f"{block}.attn2", tape.norm(h), context, heads, batch))
-                h = tape.add(h, self._feed_forward(f"{block}.ff.net", tape.norm(h)))
+                n = self._norm(f"{block}.norm2", h)
+                h = tape.add(h, self._attention(f"{block}.attn2", n, context, heads, batch))
+                h = tape.add(h, self._feed_forward(f"{block}.ff.net", self._norm(f"{block}.norm3", h)))
         return tape.add(self._layer(f"{at}.proj_out", h), x)
 
     def _attention(self, at: str, x: Ghost, seen: Ghost, heads: int, batch: int) -> Ghost:
