@@ -11,7 +11,7 @@ from lora_ext.hosts.library import Library
 from lora_ext.hosts.prompt import TAG
 from lora_ext.hosts.schedule import Moment
 from lora_ext.hosts.webui.builtin import Builtin
-from lora_ext.hosts.webui.conditionings import Conditionings
+from lora_ext.hosts.webui.conditionings import TagsOfPrompt, encoded_with, forget_conditionings
 from lora_ext.hosts.webui.embeddings import BundledEmbeddings
 from lora_ext.hosts.webui.live import WebuiModel
 from lora_ext.hosts.webui.run import Run, Tags, moment_of, supported, tell
@@ -36,7 +36,6 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         self._runs: list[Run] = []
         self._on: Run | None = None
         self._given_back = False
-        self._conditionings = Conditionings()
         self._embeddings = BundledEmbeddings()
 
     def activate(self, p: processing.StableDiffusionProcessing, params_list: Params) -> None:
@@ -50,8 +49,10 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
             return
         live = supported(model)
         given_back, self._given_back = self._given_back, self.before is not None and (live is None or builtin_wanted())
+        if self._given_back != given_back:
+            forget_conditionings(p)  # a network that is always on is in no tag that they were kept by
         if self._given_back:
-            self._give_back(live, p, params_list, at_once=not given_back)
+            self._give_back(live, p, params_list)
             return
         if live is not None:
             Builtin.find().sleep(model)
@@ -74,11 +75,19 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         if run is not None and (run.changes or not self._is_on(run)):
             self._put_on(run, moment_of(params.denoiser, run.hires))
 
-    def before_encoding(self, p: processing.StableDiffusionProcessing) -> None:
-        """Called before prompts are encoded: the refiner may have taken the model's place since `activate`."""
+    def before_encoding(
+        self, p: processing.StableDiffusionProcessing, tags: TagsOfPrompt | None
+    ) -> TagsOfPrompt | None:
+        """Called before prompts are encoded: the refiner may have taken the model's place since `activate`.
+
+        Returns what the host shall keep the outcome by, in place of the prompt's tags.
+        """
         run = self._run_of(p)
-        if run is not None and not self._is_on(run):
+        if run is None:
+            return tags
+        if not self._is_on(run):
             self._go_on(p, run)
+        return encoded_with(tags, run.applied, run.embeddings)
 
     def step_aside(self, live: WebuiModel | None) -> None:
         """Nothing of ours in the weights, and the builtin awake."""
@@ -113,16 +122,9 @@ class AdapterTags(extra_networks.ExtraNetwork):  # type: ignore[misc]  # the hos
         self._put_on(run, Moment(hires=run.hires))
         model = sd_models.model_data.sd_model
         tell(p, self._embeddings.use(run.embeddings, model))
-        wording = run.tags, run.hires, model.sd_checkpoint_info.filename
-        self._conditionings.check(p, wording, run.applied, run.embeddings)
 
-    def _give_back(
-        self, live: WebuiModel | None, p: processing.StableDiffusionProcessing, params_list: Params, at_once: bool
-    ) -> None:
-        """`at_once`: ours were on until now."""
+    def _give_back(self, live: WebuiModel | None, p: processing.StableDiffusionProcessing, params_list: Params) -> None:
         self.step_aside(live)
-        if at_once:
-            self._conditionings.forget(p)
         assert self.before is not None
         self.before.activate(p, params_list)
 
@@ -185,14 +187,23 @@ def step_aside(live: WebuiModel | None) -> None:
     Builtin.find().wake()
 
 
-def _encode(p: processing.StableDiffusionProcessing, *given: object, **named: object) -> object:
+def _encode(
+    p: processing.StableDiffusionProcessing,
+    function: object,
+    required_prompts: object,
+    steps: object,
+    caches: object,
+    extra_network_data: TagsOfPrompt | None,
+    hires_steps: object = None,
+) -> object:
     """In the place of the host's `get_conds_with_caching`; the model is looked at first."""
     tags = _registered()
     if tags is not None:
-        tags.before_encoding(p)
+        extra_network_data = tags.before_encoding(p, extra_network_data)
     else:
         _make_room(p)
-    return patches.original(OWNER, processing.StableDiffusionProcessing, ENCODE)(p, *given, **named)
+    original = patches.original(OWNER, processing.StableDiffusionProcessing, ENCODE)
+    return original(p, function, required_prompts, steps, caches, extra_network_data, hires_steps)
 
 
 def _make_room(p: processing.StableDiffusionProcessing) -> None:

@@ -1,9 +1,9 @@
-"""The host keeps encoded prompts by their wording; a tag's wording may come to mean something else."""
+"""The host keeps encoded prompts by the wording of their tags; kept by what the tags come to, none is ever stale."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 
 from modules import processing
 from torch import Tensor
@@ -12,44 +12,30 @@ from lora_ext.adapters import Network
 from lora_ext.hosts.selection import Embeddings
 from lora_ext.patching import Strengths
 
-REMEMBERED = 100
-"""Wordings of which it is known what they came to."""
+NAMES = ("lora", "lyco")
+"""Our entries among the tags of a prompt, as the host sorts them."""
 
-Outcome = tuple[tuple[str, object], ...]
+TagsOfPrompt = Mapping[str, object]
+"""The host's `extra_network_data`: kind of extra network -> its tags."""
 
 
-class Conditionings:
-    """Empties the host's cache when what was on the text encoders is not what it was for the same wording."""
+def encoded_with(
+    tags: TagsOfPrompt | None, networks: Mapping[Network, Strengths], embeddings: Embeddings
+) -> TagsOfPrompt:
+    """`tags` with ours replaced by what is on the text encoders: `networks` in the weights, `embeddings` in the list.
 
-    def __init__(self) -> None:
-        self._outcomes: dict[Hashable, Outcome] = {}
-
-    def check(
-        self,
-        p: processing.StableDiffusionProcessing,
-        wording: Hashable,
-        networks: Mapping[Network, Strengths],
-        embeddings: Embeddings,
-    ) -> None:
-        """Call it before the host encodes `wording` with `networks` in the weights and `embeddings` in its list."""
-        outcome: Outcome = (
-            *sorted((network.identity, _on_text(network, s)) for network, s in networks.items()),
-            *sorted((word, _digest(data)) for word, data in embeddings.items()),
-        )
-        if self._outcomes.get(wording) != outcome:
-            forget_conditionings(p)
-        self._outcomes[wording] = outcome
-        while len(self._outcomes) > REMEMBERED:
-            self._outcomes.pop(next(iter(self._outcomes)))
-
-    def forget(self, p: processing.StableDiffusionProcessing) -> None:
-        """Someone else encodes from now on."""
-        self._outcomes.clear()
-        forget_conditionings(p)
+    The host compares it to tell whether a prompt must be encoded again. Another order, other strengths on the UNet or
+    a tag that reaches no text encoder need no encoding; another file under the same name does.
+    """
+    others = {name: given for name, given in (tags or {}).items() if name not in NAMES}
+    on_text = sorted((network.identity, _on_text(network, s)) for network, s in networks.items())
+    words = sorted((word, _digest(data)) for word, data in embeddings.items())
+    outcome = (*((identity, share) for identity, share in on_text if share), *words)
+    return {**others, NAMES[0]: outcome} if outcome else others
 
 
 def forget_conditionings(p: processing.StableDiffusionProcessing) -> None:
-    """Empty the host's caches of encoded prompts."""
+    """Empty the host's caches of encoded prompts: someone else encodes from now on."""
     for holder in (p, processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
         for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
             cache = getattr(holder, name, None)
@@ -57,8 +43,12 @@ def forget_conditionings(p: processing.StableDiffusionProcessing) -> None:
                 cache[0] = None
 
 
-def _on_text(network: Network, strengths: Strengths) -> tuple[float, ...]:
-    return tuple(sorted({strengths.of(layer) for layer in network.adapters if layer.component != "unet"}))
+def _on_text(network: Network, strengths: Strengths) -> tuple[tuple[str, float], ...]:
+    """Strengths on the text encoders that are not 0, by layer only where layers differ."""
+    layers = [layer for layer in network.adapters if layer.component != "unet"]
+    if strengths.by_layer is None:
+        return (("", strengths.text),) if layers and strengths.text else ()
+    return tuple(sorted((str(layer), strengths.of(layer)) for layer in layers if strengths.of(layer)))
 
 
 def _digest(embedding: Mapping[str, Tensor]) -> str:

@@ -45,6 +45,7 @@ class WebuiModel:
     def __init__(self, model: weights.HostModel) -> None:
         """Raises `BadInput` for models that are not SD1, SD2 or SDXL."""
         self._model = model
+        self._tensors = weights.LiveTensors(model)
         self.architecture: Architecture = _described(model)
         self.table: LayerTable = layer_table(self.architecture)
         self.names = NameTable(self.table)
@@ -59,7 +60,7 @@ class WebuiModel:
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """Checkpoint key -> live tensor."""
-        return weights.tensors(self._model)
+        return self._tensors()
 
     @property
     def device(self) -> torch.device:

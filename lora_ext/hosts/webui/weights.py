@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,60 @@ def tensors(model: HostModel) -> dict[str, Tensor]:
         if key.startswith(PREFIXES) and not key.startswith(twice):
             found[key.replace(".wrapped.", ".")] = tensor
     return found
+
+
+class _Place(NamedTuple):
+    """Where a module keeps a tensor: in its `parameters` or `buffers`, under a name."""
+
+    shelf: Mapping[str, Tensor | None]
+    name: str
+
+
+class _Child(NamedTuple):
+    """A module and its place in the one above it."""
+
+    shelf: Mapping[str, nn.Module | None]
+    name: str
+    module: nn.Module | None
+
+
+class LiveTensors:
+    """`tensors` of one model for every prompt: the way to each is looked for once, which takes tens of milliseconds.
+
+    Tensors are fetched from their modules each time and none is held, so it does not matter how the host moves or
+    replaces them. Modules that it replaces are noticed, and all is looked for again.
+    """
+
+    def __init__(self, model: HostModel) -> None:
+        self._model = model
+        self._places: dict[str, _Place] = {}
+        self._children: list[_Child] = []
+        self._sizes: list[tuple[Mapping[str, nn.Module | None], int]] = []
+
+    def __call__(self) -> Mapping[str, Tensor]:
+        """Checkpoint key -> live tensor, as `tensors` gives it."""
+        if self._places and self._as_before():
+            found = {key: shelf.get(name) for key, (shelf, name) in self._places.items()}
+            # a tensor that is gone without its module: somebody renames things, which is rare
+            if all(tensor is not None for tensor in found.values()):
+                return {key: tensor for key, tensor in found.items() if tensor is not None}
+        return self._look()
+
+    def _as_before(self) -> bool:
+        same = all(shelf.get(name) is module for shelf, name, module in self._children)
+        return same and all(len(shelf) == size for shelf, size in self._sizes)
+
+    def _look(self) -> Mapping[str, Tensor]:
+        found = tensors(self._model)
+        modules = list(self._model.modules())
+        shelves = [shelf for m in modules for shelf in (m._parameters, m._buffers)]
+        places = {id(t): _Place(shelf, name) for shelf in shelves for name, t in shelf.items() if t is not None}
+        self._children = [_Child(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self._sizes = [(m._modules, len(m._modules)) for m in modules]
+        # a key whose tensor no module holds was made by a hook: then nothing is remembered
+        known = all(id(tensor) in places for tensor in found.values())
+        self._places = {key: places[id(tensor)] for key, tensor in found.items()} if known else {}
+        return found
 
 
 def parts(model: HostModel) -> dict[Part, nn.Module]:
