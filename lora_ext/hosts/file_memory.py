@@ -5,7 +5,6 @@ A memory that cannot be read or written is no error: then everything is found ou
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -111,7 +110,7 @@ class FileMemory:
 
     def _values(self, path: str) -> tuple[object, ...]:
         row = self._rows[path]
-        facts = json.dumps(dataclasses.asdict(row.facts)) if row.facts else None
+        facts = json.dumps(vars(row.facts)) if row.facts else None
         file, data = (row.hashes.file, row.hashes.data) if row.hashes else (None, None)
         return os.fsencode(path), row.stamp.size, row.stamp.mtime_ns, facts, file, data
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +19,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 AT_ONCE = 1 << 20
 """Weights compared or converted at a time."""
+
+COMPARERS = min(4, os.cpu_count() or 1)
+"""Threads that compare; memory is not read faster by more."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,18 @@ class Stored:
     def equals(self, weight: Tensor) -> bool:
         """Whether the file's bits, converted, are those of `weight`. False too if the file is written to meanwhile."""
         step = self._rows_at_once()
-        for start in range(0, weight.shape[0], step):
-            if not self.file.intact:
-                return False
-            live = weight[start : start + step]
-            if not _same_bits(self.tensor[start : start + step].to(self.dtype), live.cpu().contiguous()):
-                return False
-        return self.file.intact
+        starts = range(0, weight.shape[0], step)
+        if len(starts) < 2 or torch.get_num_threads() < 2 or weight.device.type != "cpu":
+            return all(self._equal_rows(weight, start, start + step) for start in starts) and self.file.intact
+        # torch compares in one thread
+        found = _comparers().map(lambda start: self._equal_rows(weight, start, start + step), starts)
+        return all(list(found)) and self.file.intact
+
+    def _equal_rows(self, weight: Tensor, start: int, stop: int) -> bool:
+        if not self.file.intact:
+            return False
+        with torch.no_grad():  # a thread begins with gradients on
+            return _same_bits(self.tensor[start:stop].to(self.dtype), weight[start:stop].cpu().contiguous())
 
     def _rows_at_once(self) -> int:
         return max(1, AT_ONCE // math.prod(self.tensor.shape[1:]))
@@ -63,6 +74,11 @@ def stored(file: MappedFile, layer: Layer, weight: Tensor) -> Stored | None:
         return None
     found = Stored(file, tensor, weight.dtype)
     return found if found.equals(weight) else None
+
+
+@lru_cache(maxsize=1)
+def _comparers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(COMPARERS, "lora-ext compare")
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
