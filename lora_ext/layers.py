@@ -52,7 +52,8 @@ class Layer:
     `key` names the checkpoint tensor that holds it, `rows` the half-open range on axis 0 when that tensor is fused
     (OpenCLIP's `in_proj_weight`), `shape` the shape of the layer's own weight, `module` the dotted path of the module
     inside the diffusers UNet (`down_blocks.0.attentions.0.proj_in`) or the transformers text model; of a bias, that of
-    its parameter (`down_blocks.0.attentions.0.proj_in.bias`).
+    its parameter (`down_blocks.0.attentions.0.proj_in.bias`). `transposed`: the checkpoint tensor is the weight's
+    transpose (OpenCLIP's `text_projection`).
     """
 
     name: LayerName
@@ -61,9 +62,12 @@ class Layer:
     shape: tuple[int, ...]
     op: Op
     module: str
+    transposed: bool = False
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
         """The layer's own weight as a view into its checkpoint tensor (shape `self.shape`)."""
+        if self.transposed:
+            return tensor.t()
         return tensor if self.rows is None else tensor[self.rows[0] : self.rows[1]]
 
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from lora_ext.adapters.base import Adapter
 from lora_ext.adapters.operation import apply_weight, channel_axis
 from lora_ext.adapters.reading import ALPHA, Shape, check_layer, checked, float32, size
-from lora_ext.adapters.rotation import BLOCKS, RESCALE, cayley_minus_one, constraint_of, fit_blocks, rescaled
+from lora_ext.adapters.rotation import (
+    BLOCKS,
+    RESCALE,
+    OftAdapter,
+    cayley_minus_one,
+    constraint_of,
+    fit_blocks,
+    rescaled,
+)
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import ConvGeometry
 
@@ -71,6 +79,11 @@ class BoftAdapter(Adapter):
             near = _gather(rows + change, stage, wide)
             change = change + _scatter(torch.einsum("kij,kj...->ki...", turn, near), stage, wide)
         return rescaled(change.movedim(0, axis), y, axis, self.rescale)
+
+
+def turning(tensors: Mapping[str, Tensor]) -> type[OftAdapter] | type[BoftAdapter]:
+    """OFT or BOFT: both have the same names, and BOFT's blocks one axis more."""
+    return BoftAdapter if BLOCKS in tensors and tensors[BLOCKS].dim() == 4 else OftAdapter
 
 
 def _gather(rows: Tensor, stage: int, wide: int) -> Tensor:

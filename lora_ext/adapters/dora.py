@@ -9,17 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from lora_ext.adapters.base import Adapter
+from lora_ext.adapters.butterfly import BoftAdapter, turning
+from lora_ext.adapters.full import FullAdapter
 from lora_ext.adapters.glora import GloraAdapter
+from lora_ext.adapters.ia3 import Ia3Adapter
 from lora_ext.adapters.loha import LohaAdapter
 from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.adapters.lora import LoraAdapter
 from lora_ext.adapters.operation import along, apply_weight, channel_axis, in_float32
 from lora_ext.adapters.reading import Shape, check_layer, checked, fitted, size
+from lora_ext.adapters.rotation import OftAdapter
+from lora_ext.adapters.sparse import SparseAdapter
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import ConvGeometry
 
 DORA_SCALE, PEFT_MAGNITUDE = "dora_scale", "lora_magnitude_vector"
-WRAPPED: tuple[type[Adapter], ...] = (LoraAdapter, LohaAdapter, LokrAdapter, GloraAdapter)
+WRAPPED: tuple[type[Adapter], ...] = (
+    *(LoraAdapter, LohaAdapter, LokrAdapter, GloraAdapter, SparseAdapter),
+    *(OftAdapter, BoftAdapter, Ia3Adapter, FullAdapter),
+)
+"""Trainers put a magnitude beside the first three; hosts take one beside any kind."""
 
 
 class DoraAdapter(Adapter):
@@ -71,7 +80,8 @@ class DoraAdapter(Adapter):
         length = shape[axis]
         shapes = ((length,), (length, 1), (1, length), (length, 1, 1, 1), (1, length, 1, 1))
         magnitude = fitted(found, {names[0]: shapes}, shape)[0]
-        return cls(kind.from_tensors(rest, shape), magnitude, axis, len(shape))
+        inner = turning(rest) if kind is OftAdapter else kind
+        return cls(inner.from_tensors(rest, shape), magnitude, axis, len(shape))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The inner adapter's tensors and `dora_scale`, whose shape tells the axis."""

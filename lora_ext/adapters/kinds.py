@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from lora_ext.adapters.base import Adapter
-from lora_ext.adapters.butterfly import BoftAdapter
+from lora_ext.adapters.butterfly import BoftAdapter, turning
 from lora_ext.adapters.dora import DoraAdapter
 from lora_ext.adapters.embedding import EmbeddingLora
 from lora_ext.adapters.full import FullAdapter
@@ -16,7 +16,7 @@ from lora_ext.adapters.ia3 import Ia3Adapter
 from lora_ext.adapters.loha import LohaAdapter
 from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.adapters.lora import LoraAdapter
-from lora_ext.adapters.rotation import BLOCKS, OftAdapter
+from lora_ext.adapters.rotation import OftAdapter
 from lora_ext.adapters.sparse import SparseAdapter
 from lora_ext.adapters.turned_input import BiasFactor, TurnedInput
 from lora_ext.errors import BadInput, Problem
@@ -54,8 +54,8 @@ def adapter_for(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Adapte
     Raises `BadInput` when no kind reads them or when they do not fit a layer of `shape`.
     """
     kind = kind_of(tensors)
-    if kind is OftAdapter and BLOCKS in tensors and tensors[BLOCKS].dim() == 4:
-        kind = BoftAdapter
+    if kind is OftAdapter:
+        kind = turning(tensors)
     if kind is None:
         readable = " or ".join("/".join(sorted(k.tensor_names)) for k in KINDS)
         raise BadInput(Problem(", ".join(sorted(tensors)), "is a kind of adapter that cannot be read", readable))

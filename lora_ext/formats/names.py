@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lora_ext.layers import Component, Layer, LayerName, LayerTable
 
@@ -30,6 +30,9 @@ SECOND = (
     "conditioner.embedders.1.model.",
 )
 
+# either of two text encoders, by trainers that were given one and know of no other
+NAMELESS = ("lycoris_", "base_model.model.", "text_encoder.base_model.model.", "")
+
 # how diffusers before 0.18 called the factors inside its attention processors
 UNET_PROCESSOR = {"to_q": "to_q_lora", "to_k": "to_k_lora", "to_v": "to_v_lora", "to_out.0": "to_out_lora"}
 TEXT_PROCESSOR = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_lora", "out_proj": "to_out_lora"}
@@ -38,6 +41,7 @@ TEXT_PROCESSOR = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_
 OPEN_CLIP = {"self_attn.": "attn.", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 OPEN_CLIP |= {"layer_norm1": "ln_1", "layer_norm2": "ln_2"}
 
+ENCODERS: tuple[Component, ...] = ("te1", "te2")
 LONGEST = 400
 """Characters of a tensor's name; no trainer writes half as many, and looking takes their square."""
 MEMORY = 1 << 16
@@ -49,10 +53,13 @@ class NameTable:
 
     Dots and underscores count as the same, as trainers write one for the other (`lora_unet_down_blocks_0`,
     `unet.down_blocks.0`). A name that could mean two layers means none: its tensors are then reported as unmatched.
+    `nameless` is the text encoder of SDXL that names without one mean; see `meanings`.
     """
 
-    def __init__(self, table: LayerTable) -> None:
+    def __init__(self, table: LayerTable, nameless: Component | None = None) -> None:
         self.table = table
+        self._nameless = nameless
+        self._meanings: dict[Component, NameTable] = {}
         self._sole = all(name.component != "te2" for name in table.layers)
         self._paths: dict[Component, dict[str, Layer | None]] = {}
         for layer in table.layers.values():
@@ -85,6 +92,16 @@ class NameTable:
                 return layer, key[end + 1 :]
         return None
 
+    def meanings(self) -> Iterator[NameTable]:
+        """For a model with two text encoders, the table in which names of neither mean the first, and that in which
+        they mean the second."""
+        if self._sole:
+            return
+        for component in ENCODERS:
+            if component not in self._meanings:
+                self._meanings[component] = NameTable(self.table, component)
+            yield self._meanings[component]
+
     def kohya(self, name: LayerName) -> str:
         """The prefix we write, kohya's, which every host reads; ldm names in SDXL's UNet. A bias has its owner's."""
         layer = self.table.layers[name.owner]
@@ -100,8 +117,10 @@ class NameTable:
             for start in self._prefixes()[layer.name.component]:
                 yield start + (_underscored(path) if start.endswith("_") else path)
 
-    def _prefixes(self) -> Mapping[Component, tuple[str, ...]]:
-        return {"unet": UNET, "te1": SOLE if self._sole else FIRST, "te2": SECOND}
+    def _prefixes(self) -> dict[Component, tuple[str, ...]]:
+        first = SOLE if self._sole else FIRST
+        known: dict[Component, tuple[str, ...]] = {"unet": UNET, "te1": first, "te2": SECOND}
+        return {part: (*starts, *(NAMELESS if part == self._nameless else ())) for part, starts in known.items()}
 
     def _look(self, spelled: str) -> Layer | None:
         found: Layer | None = None

@@ -16,11 +16,12 @@ from lora_ext.formats.bundled import is_embedding, read_embeddings
 from lora_ext.formats.checkpoint import metadata_of, open_layout, outline, read_tensors
 from lora_ext.formats.dialects import as_adapters_read
 from lora_ext.formats.family import family_of
+from lora_ext.formats.found import Found
 from lora_ext.formats.hashes import content_identity
 from lora_ext.formats.names import NameTable
 from lora_ext.formats.peft_config import PeftSettings, peft_settings
 from lora_ext.formats.refusal import broken_layers, nothing_fits, refuse_other_models
-from lora_ext.formats.sorting import Found, sort_by_layer
+from lora_ext.formats.sorting import sort_by_layer
 from lora_ext.layers import Family, LayerName
 
 LARGEST = 16 << 30

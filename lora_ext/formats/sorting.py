@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from lora_ext.errors import Problem
 from lora_ext.formats import cloneofsimo
+from lora_ext.formats.fitting import could_fit
+from lora_ext.formats.found import Found
 from lora_ext.formats.names import NameTable
 from lora_ext.formats.refusal import several
 from lora_ext.formats.tensor_names import canonical
-from lora_ext.layers import Layer, LayerName
+from lora_ext.layers import LayerName
 
 SECTION = re.compile(r"(lora|base|plugin)(_ema)?:")
 """HCP-Diffusion's safetensors fold a level of their dictionary into the name."""
@@ -23,23 +24,42 @@ ASIDE = ("weight", "bias", "base_layer.weight", "base_layer.bias")
 """Tensors of the base model that some trainers save along. They say nothing about the adapter beside them."""
 
 
-@dataclass
-class Found:
-    """One layer's tensors: canonical name -> tensor, and the names they have in the file.
-
-    `prefix` is what the file calls the layer.
-    """
-
-    layer: Layer
-    prefix: str
-    tensors: dict[str, Tensor]
-    keys: dict[str, str]
+SECOND_ENCODER, FIRST_ENCODER = re.compile(r"(text_encoder|te)_?2", re.I), re.compile(r"text_encoder|(?i:te)_?1")
 
 
-def sort_by_layer(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> tuple[list[Found], list[str]]:
+Sorted = tuple[list[Found], list[str]]
+
+
+def sort_by_layer(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sorted:
     """The layers in file order, and the keys that name none. Raises `BadInput` for tensors that come twice."""
     if cloneofsimo.is_positional(tensors):
         return list(_by_position(path, tensors, names).values()), []
+    found = _by_name(path, tensors, names)
+    return _of_one_encoder(path, tensors, names, found) if found[1] else found
+
+
+def _of_one_encoder(path: Path, tensors: Mapping[str, Tensor], names: NameTable, found: Sorted) -> Sorted:
+    """A text encoder's file that does not say of which of SDXL's two, in the meaning that its tensors' sizes allow.
+
+    Where they allow both, the file's own name or its folder's may tell (`text_encoder_2`); else it stays as `found`.
+    """
+    known = {entry.prefix for entry in found[0]}
+    possible: list[Sorted] = []
+    for meant in names.meanings():
+        sorted_, left = _by_name(path, tensors, meant)
+        new = [entry for entry in sorted_ if entry.prefix not in known]
+        if new and all(could_fit(entry) for entry in new):
+            possible.append((sorted_, left))
+    fewest = min((len(left) for _, left in possible), default=0)
+    possible = [one for one in possible if len(one[1]) == fewest]
+    if len(possible) == 2:
+        second = SECOND_ENCODER.search(f"{path.parent.name}/{path.stem}")
+        first = FIRST_ENCODER.search(f"{path.parent.name}/{path.stem}")
+        possible = possible[1:] if second else possible[:1] if first else []
+    return possible[0] if possible else found
+
+
+def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sorted:
     found: dict[LayerName, Found] = {}
     unmatched: list[str] = []
     problems: list[Problem] = []

@@ -19,8 +19,7 @@ TEXT: tuple[Component, ...] = get_args(Component)[1:]
 def layer_table(arch: Architecture) -> LayerTable:
     """Every layer of the UNet and the text encoders, in the order of the forward pass, text encoders last.
 
-    A bias is a layer too and follows the weight it belongs to. All weights are in it but one: OpenCLIP's
-    `text_projection`, whose tensor is the transpose of the layer's weight.
+    A bias is a layer too and follows the weight it belongs to.
     """
     layers = list(_layers("unet", unet_parts(arch.unet)))
     for component, shape in zip(TEXT, arch.text, strict=False):
@@ -50,10 +49,8 @@ def module_of(root: nn.Module, layer: Layer) -> nn.Module:
 
 def _layers(component: Component, parts: Iterable[Part]) -> Iterator[Layer]:
     for part in parts:
-        if part.transposed:
-            continue
         name = LayerName(component, part.path)
-        yield Layer(name, part.key, part.rows, part.shape, part.op, part.module)
+        yield Layer(name, part.key, part.rows, part.shape, part.op, part.module, part.transposed)
         if part.bias is not None:
             yield Layer(name.bias, part.bias, part.rows, part.shape[:1], "bias", part.module + BIAS)
 
@@ -62,7 +59,7 @@ def _wanted(layer: Layer, conv: bool) -> bool:
     if layer.op not in {"linear", "conv"}:
         return False
     if layer.name.component != "unet":
-        return True
+        return ".encoder.layers." in layer.name.path
     if ".attentions." in layer.module:
         return True
     return conv and any(kind in layer.module for kind in (".resnets.", ".downsamplers.", ".upsamplers."))

@@ -105,5 +105,7 @@ def read_start(path: str, table: LayerTable) -> tuple[Network, tuple[str, ...]]:
 
 def _whole_shape(target: Target) -> tuple[int, ...]:
     """Of the checkpoint tensor that holds the layer, as far as `Layer.view` looks at it."""
+    if target.layer.transposed:
+        return target.layer.shape[::-1]
     rows = target.layer.rows
     return target.layer.shape if rows is None else (rows[1], *target.layer.shape[1:])

@@ -182,6 +182,11 @@ KINDS: dict[str, Callable[..., Tensors]] = {
     "dora of loha": dora(loha, 1),
     "dora of lokr": dora(lokr, 0),
     "dora of glora": dora(glora, 1),
+    "dora of oft": dora(oft, 0),
+    "dora of boft": dora(boft, 1),
+    "dora of ia3": dora(lambda s, r: ia3(s, r, True), 0),
+    "dora of full": dora(full, 1),
+    "dora of sparse": dora(sparse, 0),
     "sparse": sparse,
     "turned input": turned_input,
 }

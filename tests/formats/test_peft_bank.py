@@ -15,27 +15,34 @@ pytest.importorskip("peft", reason="peft is not installed: its files are not com
 
 import peft_files
 
+ALL = {**peft_files.UNET, **peft_files.ROTATIONS}
+TEXT = r".*(q_proj|k_proj|v_proj|out_proj|fc1|fc2|text_projection)"
+CASES = [
+    *(("sd1", "unet", variant) for variant in ALL),
+    *(("sdxl", "unet", variant) for variant in ("lora-patterns", "dora", "loha", "lokr", "ia3", "oft", "boft-conv")),
+    *(("sdxl", "te1", variant) for variant in ("lora", "lokr", "oft-shared", "boft")),
+    *(("sdxl", "te2", variant) for variant in ("dora", "loha", "ia3", "oft")),
+    ("sd2", "te1", "lora-rslora"),
+]
 
-@pytest.mark.parametrize("variant", peft_files.UNET)
-def test_file_of_save_pretrained(tmp_path, variant):
-    peer = peer_models.peer("sd1")
-    model = peft_files.wrapped(peer, "unet", peft_files.UNET[variant](), torch.float32)
-    path = peft_files.saved(model, tmp_path, torch.float32)
-    peft_files.merge(model)
-    result = read_network(path, peer_models.names("sd1"))
-    assert result.unmatched == ()
-    peer_models.check(peer, {result.network: Strengths()}, 1e-5, least=15)
 
-
-@pytest.mark.parametrize("variant", peft_files.ROTATIONS)
-def test_file_of_peft_that_turns_inputs_or_outputs(tmp_path, variant):
+@pytest.mark.parametrize(("family", "part", "variant"), CASES)
+def test_file_of_save_pretrained(tmp_path, variant, family, part):
+    """Such a file of a text encoder does not say of which one it is: sizes tell, or else the folder's name."""
     merge = peft_files.peft.tuners.boft.layer.Conv2d.merge
     if variant == "boft-conv" and "transpose" not in inspect.getsource(merge):
         pytest.skip("this peft mixes up rows and columns of a convolution under BOFT, and files do not tell")
-    peer = peer_models.peer("sd1")
-    model = peft_files.wrapped(peer, "unet", peft_files.ROTATIONS[variant](), torch.float32)
-    path = peft_files.saved(model, tmp_path, torch.float32)
+    peer, config = peer_models.peer(family), ALL[variant]()
+    if part != "unet":
+        config.target_modules = TEXT
+    if part != "unet" and variant.startswith("ia3"):
+        config.feedforward_modules = r".*fc2"
+    model = peft_files.wrapped(peer, part, config, torch.float32)
+    folder = (
+        {"te1": "text_encoder", "te2": "text_encoder_2"}[part] if variant == "oft-shared" and part != "unet" else "a"
+    )
+    path = peft_files.saved(model, tmp_path / folder, torch.float32)
     peft_files.merge(model)
-    result = read_network(path, peer_models.names("sd1"))
+    result = read_network(path, peer_models.names(family))
     assert result.unmatched == ()
-    peer_models.check(peer, {result.network: Strengths()}, 1e-5, least=15)
+    peer_models.check(peer, {result.network: Strengths()}, 1e-5, least=15 if part == "unet" else 6)
