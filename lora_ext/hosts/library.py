@@ -15,7 +15,7 @@ from lora_ext.hosts import network_cache
 from lora_ext.hosts.file_hashes import Surveyor, hashes_of
 from lora_ext.hosts.file_memory import FileMemory
 from lora_ext.hosts.glance import Facts, glance
-from lora_ext.hosts.listing import Listed, Listing, look
+from lora_ext.hosts.listing import Listed, Listing, Stamp, look
 from lora_ext.hosts.name_index import NameIndex
 from lora_ext.hosts.network_cache import NetworkCache, file_state
 from lora_ext.hosts.prompt import WantedLora
@@ -104,7 +104,12 @@ class Library:
 
     def hash_of(self, path: Path) -> str:
         """The same for a file of the listing; empty when it cannot be read."""
-        written = glance(str(path)).hash
+        try:
+            size, mtime, _ = file_state(path)
+        except BadInput:
+            return ""
+        known = self.memory.facts(str(path), Stamp(size, mtime))  # asked for with every picture: nothing is opened
+        written = (known or glance(str(path))).hash
         found = None if written else hashes_of(path, self.memory)
         return written or (found.data if found else "")
 

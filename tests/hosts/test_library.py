@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,39 @@ def test_read_once_until_it_changes(tmp_path: Path, names: NameTable) -> None:
     put(path, seed=1)
     os.utime(path, ns=(0, 0))  # older than before, the same size
     assert library.load("cat", names).network.identity != first.network.identity
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[list[str]]:
+    """Files below the test's folder that Python opens."""
+    found: list[str] = []
+    listening = [True]
+
+    def hear(event: str, given: tuple[object, ...]) -> None:
+        if listening[0] and event == "open" and str(tmp_path) in str(given[0]):
+            found.append(str(given[0]))
+
+    sys.addaudithook(hear)  # there for good, so it is told when to stop
+    yield found
+    listening[0] = False
+
+
+def test_switching_tags_on_and_off_opens_no_file(tmp_path: Path, names: NameTable, opened: list[str]) -> None:
+    put(tmp_path / "cat.safetensors")
+    put(tmp_path / "told.safetensors", seed=1, sshs_model_hash="ab" * 32)
+    library = Library([tmp_path])
+
+    def prompt(*tags: tuple[str, float]) -> None:
+        networks, problems = library.resolve(wanted(*tags), names)
+        assert len(networks) == len(tags) and not problems
+        assert all(library.hash(name) for name, _ in tags)
+
+    prompt(("cat", 1), ("told", 0.5))
+    assert opened
+    opened.clear()
+    for tags in ((), (("told", 0.3),), (("cat", 1), ("told", 0.5)), (("told", 0.5), ("cat", 1)), ()):
+        prompt(*tags)
+    assert opened == []
 
 
 def test_the_same_twice_adds_up_whatever_its_name(tmp_path: Path, names: NameTable) -> None:
