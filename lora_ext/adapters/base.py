@@ -33,6 +33,9 @@ class Adapter(nn.Module, abc.ABC):
     marks: ClassVar[frozenset[str]] = frozenset()
     """Names of which at least one must be there for a layer to be of this kind; empty when any of its names will do."""
 
+    savable: ClassVar[bool] = True
+    """False where no other program knows names for what this kind holds, so that a file of it would be read by none."""
+
     linear_in_strength: ClassVar[bool] = True
     """False when W(s) != W0 + s·delta's own formula; callers always use W0 + s·(W(1) − W0)."""
 

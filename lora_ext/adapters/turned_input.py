@@ -26,6 +26,7 @@ class TurnedInput(Adapter):
 
     tensor_names: ClassVar[frozenset[str]] = frozenset({TURN, FACTOR})
     marks: ClassVar[frozenset[str]] = frozenset({TURN})
+    savable: ClassVar[bool] = False
     linear_in_strength: ClassVar[bool] = False
 
     def __init__(self, turn: Tensor, factor: Tensor | None) -> None:
@@ -70,6 +71,7 @@ class BiasFactor(Adapter):
 
     tensor_names: ClassVar[frozenset[str]] = frozenset({BIAS_FACTOR})
     marks: ClassVar[frozenset[str]] = frozenset({BIAS_FACTOR})
+    savable: ClassVar[bool] = False
 
     def __init__(self, factor: Tensor) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Bytes <-> `Network`: files, key spellings, metadata, hashes."""
 
+from lora_ext.formats.algorithm import algorithm_of
 from lora_ext.formats.atomic import write_atomically
 from lora_ext.formats.checkpoint import open_checkpoint
 from lora_ext.formats.info import FileInfo, read_info
@@ -12,6 +13,7 @@ __all__ = [
     "FileInfo",
     "NameTable",
     "ReadResult",
+    "algorithm_of",
     "network_metadata",
     "open_checkpoint",
     "read_info",

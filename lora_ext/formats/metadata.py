@@ -22,6 +22,7 @@ def network_metadata(
     name: str,
     rank: int,
     alpha: float,
+    algorithm: Mapping[str, str] | None = None,
     conv_rank: int = 0,
     conv_alpha: float = 0.0,
     v_prediction: bool = False,
@@ -43,14 +44,16 @@ def network_metadata(
     finished: float | None = None,
     settings: Mapping[str, bool | int | float | str] | None = None,
 ) -> dict[str, str]:
-    """Metadata of a LoRA or LoCon file; every value is a string, facts not given are left out.
+    """Metadata of a network file; every value is a string, facts not given are left out.
 
+    `algorithm` are LyCORIS' arguments (`formats.algorithm.algorithm_of`), nothing for kohya's own LoRA and LoCon.
     `folders` is name -> (repeats, pictures), `tags` folder -> tag -> count, `buckets` (width, height) -> pictures,
     times in seconds since 1970, `resolution` (width, height) in pixels.
     """
     out = _kohya_core(family, name, rank, alpha, v_prediction)
-    if conv_rank:
-        out["ss_network_args"] = json.dumps({"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"})
+    convs = {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"} if conv_rank else {}
+    out["ss_network_module"] = "lycoris.kohya" if algorithm else "networks.lora"
+    out["ss_network_args"] = json.dumps({**(algorithm or {}), **convs})
     facts: dict[str, object | None] = {
         "ss_sd_model_name": checkpoint_name or None,
         "ss_new_sd_model_hash": checkpoint_sha256 or None,
@@ -82,10 +85,8 @@ def _kohya_core(family: Family, name: str, rank: int, alpha: float, v_prediction
         "ss_output_name": name,
         "ss_base_model_version": version,
         "ss_v2": str(family == "sd2"),
-        "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": "{}",
     }
 
 

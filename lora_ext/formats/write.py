@@ -25,14 +25,30 @@ def write_network(
     Factors are stored as `dtype`, alpha as float32 so that the scale is kept exactly, whole numbers as they are. Every
     kind is written under the names that `Adapter.to_tensors` gives it, a bias under its owner's prefix. The same
     network and metadata give the same bytes. Raises `BadInput` for numbers that are not finite in `dtype` and for a
-    disk that refuses.
+    disk that refuses, and for kinds that other programs have no names for (`Adapter.savable`).
     """
     path = Path(path)
+    _check_savable(path, network)
     tensors = _tensors(path, network, names, dtype)
     own = {k: v for k, v in metadata.items() if k.startswith("ss_")}
     hashes = network_hashes(header_bytes(tensors, own), data_bytes(tensors))
     header = header_bytes(tensors, {**metadata, **hashes})
     write_atomically(path, _pieces(header, tensors))
+
+
+def _check_savable(path: Path, network: Network) -> None:
+    strange = [str(name) for name, adapter in network.adapters.items() if not adapter.savable]
+    if strange:
+        raise BadInput(
+            Problem(
+                os.fspath(path),
+                f"{len(strange)} layers are of a kind that no file can hold so that others read it (peft's OFT and "
+                "BOFT keep parameters of the rotation, of which only the rotation is known; IA3's factor on a bias)",
+                "LoRA, LoHa, LoKr, GLoRA, OFT on outputs, IA3 on weights, differences",
+                strange[0] + (" and others" if len(strange) > 1 else ""),
+                "Use the file it came from.",
+            )
+        )
 
 
 def _pieces(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes]:

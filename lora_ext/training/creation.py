@@ -98,6 +98,10 @@ def read_start(path: str, table: LayerTable) -> tuple[Network, tuple[str, ...]]:
         raise BadInput(
             Problem("start_from", "the file changes layers that are not trained", got=", ".join(strange[:5]))
         )
+    unsavable = [str(name) for name, adapter in result.network.adapters.items() if not adapter.savable]
+    if unsavable:
+        what = "the file is of a kind that can be applied but not saved again (peft's OFT, BOFT or IA3)"
+        raise BadInput(Problem("start_from", what, got=", ".join(unsavable[:3]), fix="Start from another file."))
     missing = len(result.unmatched)
     told = (f"{missing} key(s) of {file.name} fit no layer of this model and are left out.",) if missing else ()
     return result.network, told

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_ext.adapters import Network
 from lora_ext.config import TrainConfig, Value, flat
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats import NameTable, network_metadata, write_network
+from lora_ext.formats import NameTable, algorithm_of, network_metadata, write_network
 from lora_ext.live import LiveModel
 from lora_ext.training.events import Notice, Saved
 from lora_ext.training.precision import DTYPES
@@ -70,16 +71,17 @@ class Keeper:
             raise BadInput(Problem("output", "the folder cannot be made", got=f"{path.parent} ({e.strerror})")) from e
         network = self._learner.network(path.stem, self._run)
         dtype = DTYPES[self._config.save.save_precision]
-        write_network(path, network, self._names, self._metadata(path.stem, step, epoch), dtype)
+        write_network(path, network, self._names, self._metadata(network, step, epoch), dtype)
 
-    def _metadata(self, name: str, step: int, epoch: int) -> dict[str, str]:
+    def _metadata(self, network: Network, step: int, epoch: int) -> dict[str, str]:
         arch, config, report = self._model.architecture, self._config, self._material.report
         top = _folder_name(config)
         return network_metadata(
             family=arch.family,
-            name=name,
+            name=network.name,
             rank=config.network.rank,
             alpha=config.network.alpha,
+            algorithm=algorithm_of(network.adapters.values()),
             conv_rank=config.network.conv_rank,
             conv_alpha=config.network.conv_alpha,
             v_prediction=arch.prediction_type == "v_prediction",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import safetensors.torch
 import tiny_table
@@ -9,7 +11,8 @@ import torch
 from adapters import adapter_samples
 
 from lora_ext.adapters import Network, adapter_for
-from lora_ext.formats import NameTable, read_info, read_network, write_network
+from lora_ext.errors import BadInput
+from lora_ext.formats import NameTable, algorithm_of, network_metadata, read_info, read_network, write_network
 from lora_ext.layers import Layer, LayerTable
 from lora_ext.patching import Strengths, WeightPatcher
 
@@ -46,8 +49,11 @@ def merged(table, made):
     return tensors
 
 
+SAVABLE = [kind for kind in adapter_samples.KINDS if kind != "turned input"]
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("kind", adapter_samples.KINDS)
+@pytest.mark.parametrize("kind", SAVABLE)
 def test_saved_and_read_is_the_same(tmp_path, kind, family):
     table, path = with_biases(family), tmp_path / "a.safetensors"
     names, made = NameTable(table), network(table, kind)
@@ -67,7 +73,7 @@ def test_saved_and_read_is_the_same(tmp_path, kind, family):
     assert "unknown" not in read_info(path).kinds
 
 
-@pytest.mark.parametrize("kind", adapter_samples.KINDS)
+@pytest.mark.parametrize("kind", SAVABLE)
 def test_half_precision_is_rounded_once_and_whole_numbers_stay(tmp_path, kind):
     table = with_biases("sd1")
     names, made = NameTable(table), network(table, kind)
@@ -79,3 +85,49 @@ def test_half_precision_is_rounded_once_and_whole_numbers_stay(tmp_path, kind):
     for key, tensor in safetensors.torch.load_file(tmp_path / "a.safetensors").items():
         wanted = torch.float32 if tensor.dim() == 0 else torch.float16
         assert tensor.dtype == wanted or not tensor.is_floating_point(), key
+
+
+def test_what_nobody_could_read_is_not_written(tmp_path):
+    table = with_biases("sd1")
+    with pytest.raises(BadInput, match=r"7 layers are of a kind that no file can hold .*input_blocks.*Use the file"):
+        write_network(tmp_path / "a.safetensors", network(table, "turned input"), NameTable(table), {}, torch.float32)
+    assert not list(tmp_path.iterdir())
+
+
+ALGORITHMS = {
+    "lora": {},
+    "lora tucker": {"algo": "lora", "use_tucker": "True"},
+    "loha": {"algo": "loha"},
+    "lokr tucker": {"algo": "lokr"},
+    "oft": {"algo": "diag-oft", "rescaled": "True"},
+    "boft": {"algo": "boft", "rescaled": "True"},
+    "ia3 input": {"algo": "ia3"},
+    "full": {"algo": "full"},
+    "glora": {"algo": "glora"},
+    "dora per output": {"algo": "lora", "dora_wd": "True"},
+    "dora of loha": {"algo": "loha", "dora_wd": "True", "wd_on_output": "False"},
+}
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_metadata_tell_the_kind_as_lycoris_would(kind):
+    """Hosts and kohya's tools show the module and its `algo`."""
+    table = tiny_table.table()
+    rand = adapter_samples.draw(4)
+    made = [
+        adapter_for(adapter_samples.KINDS[kind](x.shape, rand), x.shape)
+        for x in table.layers.values()
+        if kind != "lora tucker" or len(x.shape) == 4
+    ]
+    told = network_metadata(family="sd1", name="a", rank=4, alpha=1, conv_rank=2, algorithm=algorithm_of(made))
+    plain = {"conv_dim": "2", "conv_alpha": "0"}
+    tucker = {"use_tucker": "True"} if kind == "lokr tucker" else {}
+    assert json.loads(told["ss_network_args"]) == {**ALGORITHMS[kind], **tucker, **plain}
+    assert told["ss_network_module"] == ("networks.lora" if kind == "lora" else "lycoris.kohya")
+
+
+def test_norms_beside_the_rest_are_told():
+    norm = adapter_for({"w_norm": torch.ones(4)}, (4,))
+    lora = adapter_for(adapter_samples.lora((4, 4), adapter_samples.draw(1)), (4, 4))
+    assert algorithm_of([lora, norm]) == {"algo": "lora", "train_norm": "True"}
+    assert algorithm_of([norm]) == {"algo": "full", "train_norm": "True"}
