@@ -19,7 +19,7 @@ from lora_ext.errors import BadInput
 from lora_ext.formats import NameTable
 from lora_ext.hosts import network_cache
 from lora_ext.hosts.library import Library
-from lora_ext.hosts.prompt import WantedLora
+from lora_ext.hosts.prompt import WantedLora, parse
 from lora_ext.model import detect, layer_table
 from lora_ext.patching import Strengths
 
@@ -77,6 +77,21 @@ def test_one_name_in_two_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="more than one") as told:
         library.find("cat")
     assert other.as_posix() in str(told.value) and library.find(other.as_posix()) == other
+
+
+@pytest.mark.parametrize(
+    "stem", ["a>b", "<a", "a:b", "a, b", 'it\'s "so"', " a ", "a\nb", "a%3Eb", "(a:1.2)", "[a|b]", "a\\b", "$&"]
+)
+def test_any_file_can_be_asked_for_by_its_card(stem: str, tmp_path: Path) -> None:
+    """By what a click puts into the prompt, and by that alone."""
+    paths = [tmp_path / f"{name}.safetensors" for name in (stem, "a", "b", "a b")]
+    for path in paths:
+        put(path)
+    library = Library([tmp_path])
+    file = next(file for file in library.view.listing.files if file.path == str(paths[0]))
+    found = parse(f"x <lora:{library.view.index.tag_name(file, '')}:0.5>, <lora:b:0.7>", library.knows)
+    assert [library.find(tag.name) for tag in found.wanted] == [paths[0], paths[2]]
+    assert [tag.strengths.unet for tag in found.wanted] == [0.5, 0.7] and not found.problems
 
 
 @pytest.mark.parametrize("name", ["cat", "CAT"])
@@ -153,7 +168,7 @@ def test_switching_tags_on_and_off_opens_no_file(tmp_path: Path, names: NameTabl
         assert all(library.hash(name) for name, _ in tags)
 
     prompt(("cat", 1), ("told", 0.5))
-    assert opened
+    assert opened and library.surveyor.wait(60)  # a thread of its own looks closer at new files
     opened.clear()
     for tags in ((), (("told", 0.3),), (("cat", 1), ("told", 0.5)), (("told", 0.5), ("cat", 1)), ()):
         prompt(*tags)
