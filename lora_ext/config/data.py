@@ -27,6 +27,14 @@ class DataSetConfig:
         basic=True,
         of_run=True,
     )
+    trigger_words: str = setting(
+        "",
+        "Trigger words",
+        "Put in front of every caption and never shuffled or dropped by itself; type them later to call what was "
+        "learnt.",
+        basic=True,
+        of_run=True,
+    )
     resolution: int = setting(
         512,
         "Resolution",
@@ -53,13 +61,6 @@ class DataSetConfig:
         False,
         "Mirror",
         "Also train on mirrored pictures. Leave off for faces, text and anything with a left and right.",
-    )
-    trigger_words: str = setting(
-        "",
-        "Trigger words",
-        "Put in front of every caption and never shuffled or dropped by itself; type them later to call what was "
-        "learnt.",
-        of_run=True,
     )
     caption_extension: str = setting(
         ".txt, .caption",
@@ -245,6 +246,17 @@ class DataConfig(DataSetConfig):
         "",
         "Cache folder",
         "Where prepared pictures and captions are kept. Empty: a hidden folder in the picture folder.",
+        expert=True,
+        of_run=True,
+        when=[only("cache", "disk")],
+    )
+    cache_limit: float = setting(
+        20.0,
+        "Size of the cache folder",
+        "What was not used for longest is deleted beyond this size, but nothing of the last day. 0: no limit.",
+        unit="GB",
+        minimum=0.0,
+        maximum=100_000.0,
         expert=True,
         of_run=True,
         when=[only("cache", "disk")],

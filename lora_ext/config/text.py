@@ -28,3 +28,14 @@ class TextConfig:
         "the WebUI reads long prompts.",
         choices=("75", "150", "225"),
     )
+    caption_memory: float = setting(
+        1.0,
+        "Memory for captions",
+        "Main memory that prepared captions may take. Where captions vary (shuffled tags, wildcards, dropout) and more "
+        "would be needed, they are prepared epoch by epoch, with the same result.",
+        unit="GB",
+        minimum=0.0,
+        maximum=1000.0,
+        expert=True,
+        of_run=True,
+    )

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lora_ext.config import DataConfig
 from lora_ext.data.set_scan import picture_folder
+from lora_ext.data.store_size import prune, touch
 from lora_ext.errors import BadInput, Problem
 
 FOLDER = ".lora-ext-cache"
@@ -63,6 +64,7 @@ class Store:
         digest = tensors.pop(_DIGEST, None)
         if digest is None or bytes(digest.tolist()) != self._digest(key, tensors):
             return None
+        touch(self._path(key))
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -83,6 +85,15 @@ class Store:
                 os.unlink(temporary)
             return False
         return True
+
+    def leave(self, gigabytes: float) -> Iterator[str]:
+        """Bring the folder back to its size (0: any), and say what the user should know, if anything."""
+        if self.problem:
+            yield (
+                f"What is prepared can no longer be kept in {self._folder} ({self.problem}); the rest stays in memory "
+                "for this run and is made anew in the next."
+            )
+        prune(self._folder, gigabytes * 1e9)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(self._whole(key)).hexdigest()[:40]}.safetensors"

@@ -180,10 +180,14 @@ class Learner:
 
     def leave(self) -> None:
         """Let go of the model: no module over its tensors is left, and the adapters are on the CPU."""
-        self.unet = None
-        self.text = None
+        self.let_go()
         for adapter in self.adapters.values():
             adapter.to("cpu")
+
+    def let_go(self) -> None:
+        """Give up the modules, so that the model's tensors may move; `come_back` makes them anew."""
+        self.unet = None
+        self.text = None
 
     def come_back(self, session: Session) -> None:
         """Undo `leave` in another session with the same model."""

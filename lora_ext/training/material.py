@@ -11,18 +11,11 @@ from torch import Tensor
 from lora_ext.config import TrainConfig
 from lora_ext.data import Batches, DataReport, LatentCache, Picture, Sample, Store, TextCache, fingerprint
 from lora_ext.live import LiveModel, Session
-from lora_ext.model import Conditioning, Tokenizer, Tokens, build_text, build_vae
+from lora_ext.model import Conditioning, Tokenizer, Tokens, build_vae
 from lora_ext.model.architecture import Architecture
 from lora_ext.model.tokenizer import ROOM
-from lora_ext.training.captions import (
-    caption_encoder,
-    context_batch,
-    cut,
-    packed,
-    token_batch,
-    tokenized,
-    unpacked,
-)
+from lora_ext.training.caption_supply import CaptionSupply, caption_bytes
+from lora_ext.training.captions import context_batch, cut, packed, token_batch, unpacked
 from lora_ext.training.events import Event, Notice, Stage
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.schedule import Length
@@ -64,8 +57,7 @@ class Material:
     report: DataReport
     batches: Batches
     latents: LatentCache
-    conditioning: TextCache[Conditioning] | None
-    tokens: TextCache[Tokens]
+    supply: CaptionSupply
     prior_weight: float = 1.0
     fills: bool = False
     """Whether captions may differ in length; then the empty one, which fills them up, is cached too."""
@@ -97,10 +89,11 @@ class Material:
         )
 
     def _text(self, captions: Sequence[str], device: torch.device) -> Conditioning | Tokens:
-        if self.conditioning is not None:
-            return self._joined(self.conditioning, captions, device)
-        empty = self.tokens[""] if self.fills else None
-        rows = token_batch([self.tokens[caption] for caption in captions], empty)
+        if self.supply.conditioning is not None:
+            return self._joined(self.supply.conditioning, captions, device)
+        tokens = self.supply.tokens
+        empty = tokens[""] if self.fills else None
+        rows = token_batch([tokens[caption] for caption in captions], empty)
         return tuple(_send(ids, device) for ids in rows)
 
     def _joined(self, known: TextCache[Conditioning], captions: Sequence[str], device: torch.device) -> Conditioning:
@@ -127,7 +120,8 @@ def prepare(
     When `text_learns`, captions stay tokens: the text encoders give something new in every step.
     """
     session.place("vae")
-    latents = LatentCache(_store(model, config, (VAE_PREFIX,)), config.data.decode_threads)
+    stored = _store(model, config, (VAE_PREFIX,))
+    latents = LatentCache(stored, config.data.decode_threads)
     encode = _picture_encoder(model)
     total = len(report.views())
     yield Stage("Caching latents", 0, total)
@@ -140,32 +134,50 @@ def prepare(
     batches = Batches(report, config.data.batch_size, config.optim.seed)
 
     longest = int(config.text.caption_tokens)
-    tokenizer, tokens = Tokenizer(), TextCache[Tokens]()
-    captions = _captions(report, batches, config, fills=longest > ROOM)
-    for _ in tokens.build(captions, lambda texts: tokenized(texts, tokenizer, model.architecture, longest)):
-        pass
-    yield from map(Notice, cut(report.captions, tokenizer, longest))
-    conditioning = None
+    yield from map(Notice, cut(report.captions, Tokenizer(), longest))
+    text = None
     if not text_learns:
-        session.place("te")
-        skip, prefixes = clip_skip(model, config), text_prefixes(model.architecture)
-        store = _store(model, config, prefixes, skip, longest, str(arithmetic.compute))
-        conditioning = TextCache[Conditioning](store, packed, unpacked)
-        encoders = build_text(model.architecture, arithmetic.tensors(model.tensors, prefixes))
-        total = len(captions)
-        yield Stage("Caching captions", 0, total)
-        for done in conditioning.build(captions, caption_encoder(encoders, tokens, arithmetic, skip)):
-            yield Stage("Caching captions", done, total)
-    return Material(report, batches, latents, conditioning, tokens, config.loss.prior_weight, longest > ROOM)
-
-
-def _captions(report: DataReport, batches: Batches, config: TrainConfig, fills: bool) -> tuple[str, ...]:
-    """Every caption of the run, each once; `fills`: also the empty one, which fills up shorter ones."""
-    found = report.captions
-    if report.captions_vary:
+        facts = clip_skip(model, config), longest, str(arithmetic.compute)
+        text = _store(model, config, text_prefixes(model.architecture), *facts)
+    supply = _supply(model, config, arithmetic, report, batches, text_learns, text)
+    captions = supply.always
+    if report.captions_vary and not supply.by_epoch:
         epochs = Length.of(batches.steps_per_epoch, config.optim).epochs
-        found = (*batches.all_captions(range(epochs)), *(p.caption for p in report.validation))
-    return tuple(dict.fromkeys((*found, "") if fills else found))
+        captions = tuple(dict.fromkeys((*batches.all_captions(range(epochs)), *captions)))
+    yield from supply.encode(captions, session)
+    for store in filter(None, (stored, text)):
+        yield from map(Notice, store.leave(config.data.cache_limit))
+    return Material(report, batches, latents, supply, config.loss.prior_weight, longest > ROOM)
+
+
+def _supply(
+    model: LiveModel,
+    config: TrainConfig,
+    arithmetic: Arithmetic,
+    report: DataReport,
+    batches: Batches,
+    text_learns: bool,
+    store: Store | None,
+) -> CaptionSupply:
+    """Encodes epoch by epoch where the captions of all epochs, were none twice, would take more memory than allowed.
+
+    Where captions may differ in length the empty one is always among them: it fills up shorter ones.
+    """
+    longest = int(config.text.caption_tokens)
+    samples = batches.samples_per_epoch * Length.of(batches.steps_per_epoch, config.optim).epochs
+    needed = samples * caption_bytes(model.architecture, longest)
+    return CaptionSupply(
+        model=model,
+        arithmetic=arithmetic,
+        batches=batches,
+        prefixes=text_prefixes(model.architecture),
+        always=tuple(dict.fromkeys((*report.captions, "") if longest > ROOM else report.captions)),
+        tokens=TextCache(),
+        conditioning=None if text_learns else TextCache(store, packed, unpacked),
+        skip=clip_skip(model, config),
+        longest=longest,
+        by_epoch=not text_learns and report.captions_vary and needed > config.text.caption_memory * 1e9,
+    )
 
 
 def _store(model: LiveModel, config: TrainConfig, prefixes: tuple[str, ...], *facts: object) -> Store | None:

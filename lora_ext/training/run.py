@@ -77,6 +77,7 @@ class Run:
         yield Stage("Training", self.step, total)
         for step, (epoch, group) in enumerate(itertools.islice(self._groups(), self.step, total), self.step + 1):
             self._rest(step)
+            yield from self._speak(epoch)
             yield from self._gradients(group)
             self.world.agree(self.wishes.end)
             began = time.perf_counter()
@@ -134,6 +135,15 @@ class Run:
         if self.step >= self.length.total:
             what = f"the run is finished: it has {self.step} steps already"
             raise BadInput(Problem("resume", what, f"more than {self.step} steps", str(self.length.total)))
+
+    def _speak(self, epoch: int) -> Iterator[Event]:
+        """Encode the captions of this epoch where those of all would not fit; the UNet makes room meanwhile."""
+        supply = self.material.supply
+        if supply.lacks(epoch - 1):
+            self.learner.let_go()
+            yield from supply.of_epoch(epoch - 1, self.learner.session)
+            self.learner.come_back(self.learner.session)
+            yield Stage("Training", self.step, self.length.total)
 
     def _gradients(self, group: Sequence[tuple[Sample, ...]]) -> Iterator[Event]:
         """The gradients of one step. When memory runs out, the step is begun again with smaller pieces of it."""
