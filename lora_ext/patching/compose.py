@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_ext.adapters import Factors
 from lora_ext.errors import BadInput, Problem
-from lora_ext.layers import Layer
+from lora_ext.layers import Layer, LayerName
 from lora_ext.patching.originals import Copied, Original
 from lora_ext.patching.recipe import Part, Recipe
 
@@ -22,7 +22,7 @@ GPU_BLOCK = 1 << 26
 
 
 class _Written(NamedTuple):
-    """A block that was written, with the least and greatest number in it."""
+    """A block that was written, with the least and greatest number in it, and how far it may be from W0's."""
 
     layer: Layer
     recipe: Recipe
@@ -30,12 +30,15 @@ class _Written(NamedTuple):
     original: Original
     low: Tensor
     high: Tensor
+    reach: float
 
 
 class Composer:
     """Writes layers; holds the float32 scratch between them so that memory is not asked for again and again."""
 
-    def __init__(self) -> None:
+    def __init__(self, peaks: dict[LayerName, float]) -> None:
+        """`peaks`: what no number of a layer's W0 exceeds, as far as it was seen; kept here for the next time."""
+        self._peaks = peaks
         self._scratch: dict[tuple[torch.device, str], Tensor] = {}
         self._written: list[_Written] = []
 
@@ -49,6 +52,8 @@ class Composer:
         source = original
         if dense:
             source, untouched = Copied(_with_dense(original, weight, dense)), False
+        reach = _reach(product, weight.device) if product is not None and not dense else math.inf
+        sure = self._peaks.get(layer.name, math.inf) + reach < torch.finfo(weight.dtype).max / 2
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
         step = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // max(1, columns))
         for start in range(0, rows, step):
@@ -64,7 +69,8 @@ class Composer:
             flat = block.view(stop - start, columns)
             if product is not None:
                 flat.addmm_(product.up[start:stop], product.down)
-            self._written.append(_Written(layer, recipe, weight, original, *torch.aminmax(flat)))
+            if not sure:
+                self._written.append(_Written(layer, recipe, weight, original, *torch.aminmax(flat), reach))
             if not own:
                 live.copy_(block)
 
@@ -79,6 +85,8 @@ class Composer:
             for w, bad in zip(pending, broken, strict=True):
                 if bad and w.weight.dtype == dtype:
                     raise _overflow(w)
+        for w, peak in zip(pending, ends.abs().amax(1).tolist(), strict=True):
+            self._peaks[w.layer.name] = max(self._peaks.get(w.layer.name, 0.0), peak + w.reach)
 
     def _split(self, recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
         """All low-rank parts as one product (ranks side by side), and the parts that have none."""
@@ -115,6 +123,13 @@ class Composer:
         if room is None or room.numel() < numbers:
             room = self._scratch[device, use] = torch.empty(numbers, dtype=torch.float32, device=device)
         return room[:numbers]
+
+
+def _reach(product: Factors, device: torch.device) -> float:
+    """What no number of up · down exceeds: by Cauchy and Schwarz, ‖up‖ ‖down‖. A card would have to be waited for."""
+    if device.type != "cpu":
+        return math.inf
+    return math.prod(float(torch.linalg.vector_norm(factor)) for factor in product)
 
 
 def _whole(original: Original, weight: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class Originals:
         self._open: MappedFile | None = None
         self._asked = False
         self._pool = Pool()
+        self.peaks: dict[LayerName, float] = {}
+        """What no number of a kept W0 exceeds, where that was found out."""
 
     def __contains__(self, name: LayerName) -> bool:
         return name in self._kept
@@ -84,6 +86,7 @@ class Originals:
     def drop(self, name: LayerName) -> None:
         """Forget the W0 of a layer that holds it again itself."""
         original = self._kept.pop(name, None)
+        self.peaks.pop(name, None)
         if isinstance(original, Copied) and original.pooled:
             self._pool.give(original.tensor)
         if not self._kept:
@@ -92,6 +95,7 @@ class Originals:
     def clear(self) -> None:
         """Forget everything, spare memory included."""
         self._kept.clear()
+        self.peaks.clear()
         self._close()
         self._pool.release()
 

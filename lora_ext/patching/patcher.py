@@ -157,7 +157,7 @@ class WeightPatcher:
     def _write(
         self, changed: list[LayerName], plan: Mapping[LayerName, Recipe], weights: Mapping[LayerName, Tensor]
     ) -> int:
-        composer = Composer()
+        composer = Composer(self._originals.peaks)
         restored = [name for name in changed if name not in plan]
         for name in changed:
             layer, weight = self._table.layers[name], weights[name]

@@ -333,3 +333,29 @@ def test_weights_on_a_card_adapters_on_the_cpu(dtype):
         patcher.apply({NETWORKS[0]: Strengths(1e39)})
     patcher.clear()
     assert all(torch.equal(live[k], before[k]) for k in live)
+
+
+def refused(patcher, strength):
+    try:
+        patcher.apply({NETWORKS[0]: Strengths(strength, 0.0)})
+    except BadInput:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_range_is_asked_for_once_and_again_when_it_may_be_left(dtype, monkeypatch):
+    asked = []
+    real = torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda *given, **named: asked.append(1) or real(*given, **named))
+    live, patcher = made(dtype)
+    for strength in (0.5, 0.9, -20.0):
+        patcher.apply({NETWORKS[0]: Strengths(strength, strength)})
+        assert len(asked) == len(NETWORKS[0].adapters), "every layer is looked at the first time, and only then"
+    loud = [torch.finfo(dtype).max * share for share in (0.01, 0.3, 1.0, 3.0, 30.0)]
+    assert [refused(patcher, s) for s in loud] == [refused(made(dtype)[1], s) for s in loud] != [False] * len(loud)
+    patcher.clear()
+    asked.clear()
+    live["a.to_q.weight"].fill_(torch.finfo(dtype).max)
+    patcher.apply({NETWORKS[0]: Strengths(0.0, 1.0)})
+    assert asked, "a weight that held W0 again may have been changed since"
