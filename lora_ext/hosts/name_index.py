@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lora_ext.hosts.listing import Listed
 
 UNWRITABLE = re.compile(r"[<>:\x00-\x1f\ufffd]|^\s|\s$")
 """What cannot stand in `<lora:name:1>` and be found again."""
+UNTAGGABLE = re.compile(r"[<>\x00-\x1f]|^\s+|\s+$")
+"""What a file's own name loses in a tag; see `taggable`."""
 TAKEN = {"", "none", "addams"}
 """Aliases that A1111's builtin refuses."""
 
@@ -22,7 +25,8 @@ class NameIndex:
     """Names of one look at the folders. Nothing here asks the disk.
 
     A name is a file's stem (`cat`), its path below its folder without ending (`animals/cat`) or with it, the whole
-    path, or the name it calls itself. All are only looked up: `../` leads nowhere.
+    path, or the name it calls itself; each as it is and as `taggable` spells it. All are only looked up: `../` leads
+    nowhere.
     """
 
     def __init__(self, files: Iterable[Listed], facts: Mapping[str, Facts]) -> None:
@@ -54,10 +58,9 @@ class NameIndex:
 
     def tag_name(self, file: Listed, alias: str) -> str:
         """What a prompt calls the file: `alias` (may be empty) where that means this file alone, else `shortest`."""
-        name = self.shortest(file)
         if alias and self._means(alias, file) and not UNWRITABLE.search(alias) and alias.lower() not in TAKEN:
             return alias
-        return name
+        return taggable(self.shortest(file))
 
     def unknown(self, name: str, folders: Sequence[Path]) -> Problem:
         """There is no such name; one that is near."""
@@ -72,7 +75,7 @@ class NameIndex:
 
     def ambiguous(self, name: str, found: Sequence[Listed]) -> Problem:
         """More than one file has this name; how to say which."""
-        ways = ", ".join(sorted(map(self.shortest, found)))
+        ways = ", ".join(sorted(taggable(self.shortest(file)) for file in found))
         return Problem(name, "more than one LoRA has this name", fix=f"Write one of: {ways}.")
 
     def _means(self, alias: str, file: Listed) -> bool:
@@ -86,6 +89,13 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def taggable(name: str) -> str:
+    """A name as `<lora:name:1>` can hold it: `a>b` is `a%3Eb`, as in web addresses; other names are what they are."""
+    return UNTAGGABLE.sub(lambda found: urllib.parse.quote(found[0], safe=""), name)
+
+
 def _names_of(file: Listed) -> set[str]:
     stem = normal(file.stem)
-    return {normal(file.inside), stem, normal(file.path.replace("\\", "/")), f"*/{stem.rpartition('/')[2]}"}
+    names = {normal(file.inside), stem, normal(file.path.replace("\\", "/"))}
+    last = stem.rpartition("/")[2]
+    return names | {taggable(name) for name in names} | {f"*/{last}", f"*/{taggable(last)}"}
