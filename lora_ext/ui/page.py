@@ -18,7 +18,17 @@ from lora_ext.ui.service import Service
 from lora_ext.ui.tab import build
 
 ROOT = Path(__file__).parents[2]
-ASSETS = {"page.js": ROOT / "javascript" / "lora_ext.js", "style.css": ROOT / "style.css"}
+SCRIPTS = (
+    "lora_ext.js",
+    "lora_ext_pictures.js",
+    "lora_ext_pictures_tools.js",
+    "lora_ext_settings.js",
+    "lora_ext_goal.js",
+    "lora_ext_exchange.js",
+)
+"""The first offers what the others use."""
+
+ASSETS = {**{name: ROOT / "javascript" / name for name in SCRIPTS}, "style.css": ROOT / "style.css"}
 """What a WebUI loads by itself from the extension's folder."""
 
 LOCAL = "127.0.0.1"
@@ -72,14 +82,19 @@ def _script_argument(page: gr.Blocks) -> str:
 
 
 def _loader() -> str:
-    script, style = (json.dumps(f"lora-ext/v1/assets/{name}") for name in ASSETS)
+    scripts = json.dumps([f"lora-ext/v1/assets/{name}" for name in SCRIPTS])
+    style = json.dumps("lora-ext/v1/assets/style.css")
     return f"""() => {{
-        if (document.getElementById("lora_ext_script")) return;
+        if (document.getElementById("lora_ext_style")) return;
         const style = document.createElement("link");
+        style.id = "lora_ext_style";
         style.rel = "stylesheet";
         style.href = {style};
-        const script = document.createElement("script");
-        script.id = "lora_ext_script";
-        script.src = {script};
-        document.head.append(style, script);
+        document.head.append(style);
+        for (const address of {scripts}) {{
+            const script = document.createElement("script");
+            script.async = false; // in this order
+            script.src = address;
+            document.head.append(script);
+        }}
     }}"""

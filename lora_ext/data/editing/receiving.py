@@ -84,7 +84,7 @@ async def receive(folder: Path, given: str, body: AsyncIterator[bytes]) -> Recei
                 file.write(part)
         return _settle(Path(temporary), folder, name, most == LARGEST)
     except OSError as e:
-        raise BadInput(Problem("file", f"{name}: the file cannot be written ({e.strerror})")) from e
+        raise BadInput(Problem("file", f"“{name}”: the file cannot be written ({e.strerror})")) from e
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -120,4 +120,4 @@ def _claim(temporary: Path, place: Path) -> bool:
 
 
 def _bad(name: str, what: str, expected: str = "", fix: str = "") -> BadInput:
-    return BadInput(Problem("file", f"{printable(name)}: {what}", expected, fix=fix))
+    return BadInput(Problem("file", f"“{printable(name)}”: {what}", expected, fix=fix))
