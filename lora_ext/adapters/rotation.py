@@ -31,8 +31,12 @@ class OftAdapter(Adapter):
     marks: ClassVar[frozenset[str]] = frozenset({BLOCKS, DIAG})
     linear_in_strength: ClassVar[bool] = False
 
-    def __init__(self, blocks: Tensor, rescale: Tensor | None, constraint: float, turned: bool = False) -> None:
+    def __init__(
+        self, blocks: Tensor, rescale: Tensor | None, constraint: float, turned: bool = False, dims: int = 2
+    ) -> None:
+        """`turned`: read as `oft_diag`; `dims`: of the layer's weight, which LyCORIS wants `rescale` to have too."""
         super().__init__()
+        self.dims = dims
         self.blocks = nn.Parameter(blocks)
         self.rescale: nn.Parameter | None = None if rescale is None else nn.Parameter(rescale)
         self.constraint = float32(constraint)
@@ -45,7 +49,8 @@ class OftAdapter(Adapter):
         check_layer(shape, "OFT")
         check_rank(rank, 1.0)
         wide, many = factorization(shape[0], rank)
-        return cls(torch.zeros(many, wide, wide), torch.ones(shape[0]) if rescale else None, constraint)
+        ones = torch.ones(shape[0]) if rescale else None
+        return cls(torch.zeros(many, wide, wide), ones, constraint, dims=len(shape))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], shape: Shape) -> OftAdapter:
@@ -58,13 +63,13 @@ class OftAdapter(Adapter):
             what = f"has blocks that do not fill the {shape[0]} rows of the layer"
             raise BadInput(Problem(name, what, "[blocks, rows, rows]", size(found[name].shape)))
         blocks, rescale = fit_blocks(found, name, (shape[0] // wide, wide, wide), shape)
-        return cls(blocks, rescale, constraint_of(tensors), turned=name == DIAG)
+        return cls(blocks, rescale, constraint_of(tensors), name == DIAG, len(shape))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """`oft_blocks` (or `oft_diag`), `alpha` and `rescale` if it has one."""
         out = {DIAG if self.turned else BLOCKS: self.blocks.detach(), ALPHA: torch.tensor(self.constraint)}
         if self.rescale is not None:
-            out[RESCALE] = self.rescale.detach().reshape(-1, 1)
+            out[RESCALE] = self.rescale.detach().reshape(-1, *(1 for _ in range(self.dims - 1)))
         return out
 
     def delta(self, base: Tensor) -> Tensor:

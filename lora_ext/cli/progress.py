@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from lora_ext.training.events import Event, Finished, Notice, Preview, Saved, Stage, Step
+from lora_ext.training.events import Event, Finished, Notice, Saved, Stage, Step
 
 BAR = 30
 LOG_EVERY = 10.0  # seconds between progress lines where the output is no terminal
@@ -33,8 +33,6 @@ class Progress:
             self._bar(event.name, event.done, event.total, "")
         elif isinstance(event, Notice):
             self.line(f"note: {event.text}")
-        elif isinstance(event, Preview):
-            self.line(f"preview rendered at step {event.step}")
         elif isinstance(event, Saved) and not event.final:
             self.line(f"saved {event.path} at step {event.step}")
         elif isinstance(event, Finished) and event.reason != "done":

@@ -12,13 +12,17 @@ from pathlib import Path
 from types import FrameType
 
 from lora_ext.cli.flags import Parser, add_flags, values
-from lora_ext.cli.outputs import check_all, check_lora_output, lora_path
+from lora_ext.cli.outputs import check_all, check_lora_output, lora_path, write_png
+from lora_ext.cli.prediction import prediction
 from lora_ext.cli.progress import Progress
 from lora_ext.config import CheckpointConfig, TrainConfig, read
-from lora_ext.data import scan
+from lora_ext.data import inspect, scan
 from lora_ext.hosts.standalone import StandaloneModel, check_load
-from lora_ext.training import Stop, train
-from lora_ext.training.events import Event, Saved
+from lora_ext.model import Tokenizer
+from lora_ext.training import Stop, check, train
+from lora_ext.training.check import remarks
+from lora_ext.training.estimate import Card, estimate
+from lora_ext.training.events import Event, Preview, Saved
 from lora_ext.training.world import Elsewhere, World, joined
 
 
@@ -34,6 +38,9 @@ def add(parser: Parser) -> None:
     """Give the sub-command its flags."""
     parser.add_argument("--config", metavar="FILE", help="settings file, .json or .toml; flags and --set override it")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="one setting by name; may be given again")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what the run would see and take, and end there"
+    )
     add_flags(parser, TrainCommand)
 
 
@@ -42,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     config = read(TrainCommand, values(args, TrainCommand))
     try:
         with joined() as world:
-            return _train(config, world)
+            return _train(config, world, args.dry_run)
     except Elsewhere as e:
         print(f"stopped: {e}", file=sys.stderr)
         return 1
 
 
-def _train(config: TrainCommand, world: World) -> int:
+def _train(config: TrainCommand, world: World, dry: bool) -> int:
     check_all(
         lambda: check_load(config.model),
         lambda: scan(config.run.data),
@@ -59,14 +66,42 @@ def _train(config: TrainCommand, world: World) -> int:
     model = StandaloneModel.load(config.model)
     if world.size > 1:
         progress.line(f"{world.size} processes train together, {config.run.data.batch_size} picture(s) each at a time")
-    return _drain(train(model, config.run, output=lora_path(config.run.save.output), world=world), progress)
+    output = lora_path(config.run.save.output)
+    if dry:
+        return _rehearse(model, config.run, output, world)
+    previews = output.with_name(f"{output.stem}.previews")
+    return _drain(train(model, config.run, output=output, world=world), progress, previews)
 
 
-def _drain(events: Generator[Event, None, None], progress: Progress) -> int:
+def _rehearse(model: StandaloneModel, config: TrainConfig, output: Path, world: World) -> int:
+    """All checks of a run, its data and what it will take; nothing is trained or written."""
+    report = check(model, config, output)
+    if not world.leads:
+        return 0
+    looked = inspect(report, Tokenizer().count, int(config.text.caption_tokens), config.data.decode_threads)
+    found = estimate(config, model.architecture, model.table, report, Card.of(model, config.optim.precision))
+    for line in (*looked.lines(), *remarks(model, config), *prediction(found, model.device.type)):
+        print(line)
+    return 0
+
+
+def _write(event: Preview, folder: Path, progress: Progress) -> None:
+    """A preview is not worth a run: a disk that refuses it is told."""
+    path = folder / f"step{event.step:06d}-{event.number}.png"
+    try:
+        write_png(path, event.image, event.prompt)
+        progress.line(f"preview {path}")
+    except OSError as e:
+        progress.line(f"note: the preview {path} could not be written ({e.strerror or type(e).__name__})")
+
+
+def _drain(events: Generator[Event, None, None], progress: Progress, previews: Path) -> int:
     saved: Path | None = None
     with interruptible() as asked, closing(events), closing(progress):
         for event in stoppable(events, asked):
             progress.show(event)
+            if isinstance(event, Preview):
+                _write(event, previews, progress)
             saved = event.path if isinstance(event, Saved) else saved
     if progress.quiet:
         return 130 if asked.stop else 0

@@ -12,6 +12,7 @@ from lora_ext.config.loss import LossConfig
 from lora_ext.config.network import NetworkConfig
 from lora_ext.config.optim import OptimConfig
 from lora_ext.config.preview import PreviewConfig
+from lora_ext.config.preview_lines import preview_wishes
 from lora_ext.config.reading import Config, flat, number, read, settings
 from lora_ext.config.relevance import FACTS, When, relevant
 from lora_ext.config.save import SaveConfig
@@ -41,6 +42,7 @@ __all__ = [
     "When",
     "flat",
     "number",
+    "preview_wishes",
     "read",
     "relevant",
     "setting",

@@ -65,6 +65,16 @@ class OptimConfig:
         expert=True,
         when=[(unless("text_encoder_lr", 0.0), unless("text_encoder_2_lr", -1.0, 0.0))],
     )
+    text_encoder_2_stop: int = setting(
+        -1,
+        "Stop the second text encoder after",
+        "The same for SDXL's second text encoder alone; 0: never, -1: with the first.",
+        unit="steps",
+        minimum=-1,
+        maximum=10_000_000,
+        expert=True,
+        when=[only("family", "sdxl"), (unless("text_encoder_lr", 0.0), unless("text_encoder_2_lr", -1.0, 0.0))],
+    )
     block_lr: str = setting(
         "",
         "Learning rate by block",

@@ -15,7 +15,8 @@ class PreviewConfig:
     preview_prompt: str = setting(
         "",
         "Preview prompt",
-        "Rendered while training; empty for no previews.",
+        "Rendered while training; empty for no previews. One per line; a line may end with numbers of its own: "
+        "--w width --h height --d seed --s steps --l CFG --m strength --n negative.",
         basic=True,
         of_run=True,
     )
@@ -28,10 +29,25 @@ class PreviewConfig:
     preview_every: int = setting(
         100,
         "Preview every",
-        "Steps between previews.",
+        "Steps between previews; 0: not by steps.",
         unit="steps",
-        minimum=1,
+        minimum=0,
         basic=True,
+        when=[unless("preview_prompt", "")],
+    )
+    preview_every_epochs: int = setting(
+        0,
+        "Preview every N epochs",
+        "Epochs between previews, beside those by steps; 0: not by epochs.",
+        unit="epochs",
+        minimum=0,
+        when=[unless("preview_prompt", "")],
+    )
+    preview_first: bool = setting(
+        False,
+        "Preview before the first step",
+        "Shows what the model makes of the prompts without the LoRA.",
+        expert=True,
         when=[unless("preview_prompt", "")],
     )
     preview_strength: float = setting(

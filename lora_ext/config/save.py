@@ -48,6 +48,12 @@ class SaveConfig:
         "run from the command line.",
         expert=True,
     )
+    tensorboard: bool = setting(
+        False,
+        "TensorBoard",
+        "Writes losses and previews to NAME.tensorboard beside the LoRA as well; needs the package tensorboard.",
+        expert=True,
+    )
     save_precision: str = setting(
         "fp16", "File precision", "Precision of the numbers in the file.", choices=("fp16", "bf16", "fp32")
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_ext.config import DataSetConfig, Value, flat
 from lora_ext.config.dataset_lines import parse_line, toml_value
+from lora_ext.config_import.kohya_blocks import as_weights
 from lora_ext.config_import.outcome import known
+
+Run = Value | Sequence[Value]
+"""A value as TOML has them."""
 
 Write = Callable[[Value], Value | None]
 """Our value to theirs; None when theirs has no such value."""
@@ -84,8 +88,12 @@ RUN: dict[str, tuple[str, Write]] = {
     "save_every_epochs": ("save_every_n_epochs", _same),
     "save_precision": ("save_precision", _words({"fp32": "float", "fp16": "fp16", "bf16": "bf16"})),
     "preview_every": ("sample_every_n_steps", _same),
+    "preview_every_epochs": ("sample_every_n_epochs", _same),
+    "preview_first": ("sample_at_first", _same),
     "decode_threads": ("max_data_loader_n_workers", _same),
     "cache": ("cache_latents_to_disk", lambda v: v == "disk"),
+    "tensorboard": ("log_with", lambda v: "tensorboard" if v else None),
+    "validation_share": ("validation_split", lambda v: float(v) / 100),
 }
 """Settings of the run that sd-scripts has too. Where ours is at its default, theirs is written all the same."""
 
@@ -93,7 +101,8 @@ UNLESS_DEFAULT = {
     "start_from", "dropout", "min_snr_gamma", "noise_offset", "adaptive_noise_offset", "pyramid_levels", "max_steps",
     "input_perturbation", "clip_skip", "save_every_steps", "save_every_epochs", "pyramid_discount", "preview_every",
     "noise_offset_random", "input_perturbation_random", "timestep_min", "timestep_max", "huber_scale",
-    "v_pred_like_loss",
+    "v_pred_like_loss", "preview_every_epochs", "preview_first",
+    "validation_share",
 }  # fmt: skip
 """Those that sd-scripts takes for switched on when they are there."""
 
@@ -146,7 +155,7 @@ def to_sd_scripts(values: Mapping[str, Value], dataset_file: str = "dataset.toml
     `dataset_file`: how the first names the second.
     """
     left: set[str] = set()
-    run: dict[str, Value | list[str]] = {"dataset_config": dataset_file, "network_module": "networks.lora"}
+    run: dict[str, Run] = {"dataset_config": dataset_file, "network_module": "networks.lora"}
     for name, (key, write) in RUN.items():
         _put(run, name, key, write, values, left)
     if "learning_rate" in values:
@@ -154,7 +163,13 @@ def to_sd_scripts(values: Mapping[str, Value], dataset_file: str = "dataset.toml
         run["network_train_unet_only"] = not values.get("text_encoder_lr")
     if values.get("max_steps"):
         run.pop("max_train_epochs", None)
-    _network(run, values)
+    second = float(values.get("text_encoder_2_lr", -1.0))
+    if second >= 0:
+        run["text_encoder_lr"] = [values.get("text_encoder_lr", 0.0), second]
+        run["network_train_unet_only"] = False
+    if values.get("warmup_percent"):
+        run["lr_warmup_steps"] = float(values["warmup_percent"]) / 100
+    _network(run, values, left)
     _arguments(run, values)
     handled = {*RUN, *SET, *GROUP, *_NETWORK, "weight_decay", "optimizer_args", "optimizer_class", "batch_size",
                "regularisation_images", "datasets"}  # fmt: skip
@@ -162,10 +177,17 @@ def to_sd_scripts(values: Mapping[str, Value], dataset_file: str = "dataset.toml
     return Export(_toml(run), _datasets(values, left), tuple(sorted(left)))
 
 
-_NETWORK = {"kind", "conv_rank", "conv_alpha", "rank_dropout", "module_dropout", "dora", "rslora", "loraplus_ratio"}
+_LYCORIS = {
+    "dora": "dora_wd", "rslora": "rs_lora", "tucker": "use_tucker", "train_norms": "train_norm",
+    "lokr_factor": "factor", "lokr_decompose_both": "decompose_both", "lokr_full": "full_matrix",
+    "oft_constraint": "constraint", "oft_rescale": "rescaled",
+}  # fmt: skip
+_NETWORK = {"kind", "conv_rank", "conv_alpha", "rank_dropout", "module_dropout", "loraplus_ratio", "block_lr", "layers",
+            "ia3_side", "text_encoder_2_lr", "warmup_percent", *_LYCORIS}  # fmt: skip
+_PRESETS = {"attention": "attn-only", "attention_ff": "attn-mlp"}
 
 
-def _network(run: dict[str, Value | list[str]], values: Mapping[str, Value]) -> None:
+def _network(run: dict[str, Run], values: Mapping[str, Value], left: set[str]) -> None:
     """Whatever is more than a plain LoRA is LyCORIS's."""
     conv = int(values.get("conv_rank", 0))
     arguments = [f"conv_dim={conv}", f"conv_alpha={values.get('conv_alpha', 1.0)}"] if conv else []
@@ -174,15 +196,30 @@ def _network(run: dict[str, Value | list[str]], values: Mapping[str, Value]) -> 
     if values.get("loraplus_ratio", 1.0) != 1.0:
         arguments.append(f"loraplus_lr_ratio={values['loraplus_ratio']}")
     kind = str(values.get("kind", "lora"))
-    if kind != "lora" or values.get("dora") or values.get("rslora"):
+    more = [f"{key}={values[n]}" for n, key in _LYCORIS.items() if n in values and values[n] != known()[n].default]
+    layers, side = str(values.get("layers", "usual")), str(values.get("ia3_side", "auto"))
+    if layers in _PRESETS:
+        more.append(f"preset={_PRESETS[layers]}")
+    elif layers != "usual":
+        left.add("layers")
+    if side != "auto":
+        more.append(f"train_on_input={side == 'input'}")
+    if kind == "norm":
+        left.add("kind")
+    elif kind != "lora" or more:
         run["network_module"] = "lycoris.kohya"
         arguments.insert(0, f"algo={ {'lora': 'locon', 'oft': 'diag-oft'}.get(kind, kind) }")
-        arguments += ["dora_wd=True"] * bool(values.get("dora")) + ["rs_lora=True"] * bool(values.get("rslora"))
+        arguments += more
+    weights = as_weights(str(values.get("block_lr", "")))
+    if weights and run["network_module"] == "networks.lora":
+        arguments += weights
+    elif str(values.get("block_lr", "")).strip():
+        left.add("block_lr")
     if arguments:
         run["network_args"] = arguments
 
 
-def _arguments(run: dict[str, Value | list[str]], values: Mapping[str, Value]) -> None:
+def _arguments(run: dict[str, Run], values: Mapping[str, Value]) -> None:
     texts = [part.replace("(", "").replace(")", "") for part in _options(str(values.get("optimizer_args", "")))]
     if "weight_decay" in values and not any(text.startswith("weight_decay") for text in texts):
         texts.insert(0, f"weight_decay={values['weight_decay']}")
@@ -210,8 +247,8 @@ def _datasets(values: Mapping[str, Value], left: set[str]) -> str:
             sets.append({**main, "concept": "", "mask_folder": "", "caption_file": "", **given})
     parts: list[str] = []
     for one in sets:
-        group: dict[str, Value | list[str]] = {"batch_size": values.get("batch_size", 1)}
-        subset: dict[str, Value | list[str]] = {}
+        group: dict[str, Run] = {"batch_size": values.get("batch_size", 1)}
+        subset: dict[str, Run] = {}
         for table, where in ((GROUP, group), (SET, subset)):
             for name, (key, write) in table.items():
                 _put(where, name, key, write, one, left)
@@ -224,7 +261,7 @@ def _datasets(values: Mapping[str, Value], left: set[str]) -> str:
 
 
 def _put(
-    target: dict[str, Value | list[str]], name: str, key: str, write: Write, values: Mapping[str, Value], left: set[str]
+    target: dict[str, Run], name: str, key: str, write: Write, values: Mapping[str, Value], left: set[str]
 ) -> None:
     if name not in values:
         return
@@ -238,8 +275,8 @@ def _put(
         left.add(name)
 
 
-def _toml(values: Mapping[str, Value | list[str]], indent: str = "") -> str:
-    def shown(value: Value | list[str]) -> str:
-        return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, list) else toml_value(value)
+def _toml(values: Mapping[str, Run], indent: str = "") -> str:
+    def shown(value: Run) -> str:
+        return f"[{', '.join(map(toml_value, value))}]" if not isinstance(value, Value) else toml_value(value)
 
     return "".join(f"{indent}{key} = {shown(value)}\n" for key, value in values.items())

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lora_ext.config_import.kohya_keys import KEYS
-from lora_ext.config_import.kohya_network import FORM, network
+from lora_ext.config_import.kohya_network import BLOCKS, FORM, network
 from lora_ext.config_import.kohya_optimizer import optimizer
 from lora_ext.config_import.outcome import Import
-from lora_ext.config_import.preview_prompts import first_prompt
+from lora_ext.config_import.preview_prompts import prompts
 from lora_ext.config_import.rules import OFF, UNSET, apply_all, is_one_of
 
 STEP = 64
@@ -26,7 +26,7 @@ TOGETHER = frozenset(
 )  # fmt: skip
 """Keys that are read with others, beside those of the tables."""
 
-KNOWN = TOGETHER | KEYS.keys() | FORM.keys()
+KNOWN = TOGETHER | KEYS.keys() | FORM.keys() | set(BLOCKS)
 """Every key that files of these trainers may have."""
 
 
@@ -44,7 +44,7 @@ def read_kohya(raw: Mapping[str, object], out: Import, form: bool, folder: Path)
     _template(values, out)
     _train_type(values, out)
     _buckets(values, out)
-    first_prompt(values, out, folder)
+    prompts(values, out, folder)
     optimizer(values, out)
     network(values, out)
     _switched_off(values, out, form)
@@ -222,8 +222,17 @@ def _train_type(values: dict[str, object], out: Import) -> None:
 
 
 def _buckets(values: dict[str, object], out: Import) -> None:
-    """Sizes of buckets mean nothing when there are none."""
+    """Sizes of buckets mean nothing when there are none, or when they are within those that there are here."""
     if not is_one_of(values.get("enable_bucket", True), OFF):
+        side = int(out.settings.get("resolution", 0))
+        wide = {
+            "min_bucket_reso": _number(values.get("min_bucket_reso")) <= side / 2,
+            "max_bucket_reso": _number(values.get("max_bucket_reso")) >= side * 2,
+        }
+        for key in [key for key, within in wide.items() if within and side]:
+            if key in values:
+                values.pop(key)
+                out.skip(key, "buckets reach from half to twice the resolution, which is within")
         return
     for key in ("bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"):
         if key in values:

@@ -59,6 +59,14 @@ def percent(value: object) -> float:
     return float(str(value)) * 100
 
 
+def logger(value: object) -> bool:
+    """What logs are written with. Raises `Refusal` for what is not on this machine."""
+    word = str(value).strip().lower()
+    if word not in ("tensorboard", "none", "all"):
+        raise Refusal(f"{_UPLOAD}; logs are written for TensorBoard, and as .csv")
+    return word != "none"
+
+
 def safetensors_only(value: object) -> str:
     """Refuse other formats."""
     raise Refusal(f"files are always .safetensors, not {value}")
@@ -199,8 +207,8 @@ KEYS: dict[str, Rule] = {
     "huggingface_token": Absent(_UPLOAD),
     # Previews
     "sample_every_n_steps": To("preview_every"),
-    "sample_every_n_epochs": Absent("previews come every so many steps: see preview_every"),
-    "sample_at_first": Absent("the first preview comes after the first steps"),
+    "sample_every_n_epochs": To("preview_every_epochs"),
+    "sample_at_first": When("preview_first", True),
     "sample_sampler": Absent("previews use the host's sampler"),
     "positive_prompts": To("preview_prompt"),
     "negative_prompts": To("preview_negative"),
@@ -213,7 +221,7 @@ KEYS: dict[str, Rule] = {
     "enable_preview": Idle("previews are made where there is a prompt"),
     # What machine and logs there are
     "logging_dir": Idle(_LOGS),
-    "log_with": Idle(_LOGS),
+    "log_with": To("tensorboard", logger),
     "log_prefix": Idle(_LOGS),
     "log_tracker_name": Idle(_LOGS),
     "log_config": Idle(_LOGS),

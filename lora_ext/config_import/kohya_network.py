@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lora_ext.config_import.kohya_blocks import DOWN, MID, UP, block_ranks, block_rates
 from lora_ext.config_import.kohya_optimizer import pairs
 from lora_ext.config_import.outcome import Import
 from lora_ext.config_import.rules import OFF, UNSET, Absent, Idle, Refusal, Rule, To, When, apply, is_one_of
@@ -57,10 +58,6 @@ def _preset(value: object) -> str:
     return PRESETS[word]
 
 
-def _blocks(value: object) -> object:
-    raise Refusal("give the ranks, or rates, of blocks by name in block_rank, or block_lr")
-
-
 ARGUMENTS: dict[str, Rule] = {
     "algo": To("kind", _kind),
     "preset": To("layers", _preset),
@@ -86,14 +83,9 @@ ARGUMENTS: dict[str, Rule] = {
     "loraplus_lr_ratio": To("loraplus_ratio"),
     "loraplus_unet_lr_ratio": To("loraplus_ratio"),
     "loraplus_text_encoder_lr_ratio": Absent("the ratio is one for all"),
-    "block_dims": To("block_rank", _blocks),
-    "block_alphas": Absent("alpha follows the rank of a block"),
+    "block_alphas": Absent("there is one alpha for all blocks; see layer_rules"),
     "conv_block_dims": Absent("convolutions have one rank"),
     "conv_block_alphas": Absent("convolutions have one rank"),
-    "down_lr_weight": To("block_lr", _blocks),
-    "mid_lr_weight": To("block_lr", _blocks),
-    "up_lr_weight": To("block_lr", _blocks),
-    "block_lr_zero_threshold": Absent("a block rests at 0 alone"),
     "bypass_mode": Idle("whichever is quicker is used"),
     "unbalanced_factorization": Absent("LoKr's parts are balanced"),
     "block_size": Absent("see the rank"),
@@ -123,17 +115,15 @@ FORM = {
     "rescaled": To("oft_rescale"),
     "train_on_input": When("ia3_side", "input"),
     "bypass_mode": ARGUMENTS["bypass_mode"],
-    "block_dims": ARGUMENTS["block_dims"],
     "block_alphas": ARGUMENTS["block_alphas"],
     "conv_block_dims": ARGUMENTS["conv_block_dims"],
     "conv_block_alphas": ARGUMENTS["conv_block_alphas"],
-    "down_lr_weight": ARGUMENTS["down_lr_weight"],
-    "mid_lr_weight": ARGUMENTS["mid_lr_weight"],
-    "up_lr_weight": ARGUMENTS["up_lr_weight"],
-    "block_lr_zero_threshold": ARGUMENTS["block_lr_zero_threshold"],
     "unit": Absent("DyLoRA is not trained here", off=(1, "1", "", None, 0)),
     "enable_block_weights": Idle("shows in the weights of the blocks"),
 }
+
+BLOCKS = (DOWN, MID, UP, "block_lr_zero_threshold", "block_dims")
+"""Keys and arguments of blocks, which are read together."""
 
 _LYCORIS_ONLY = {"factor", "decompose_both", "constrain", "rescaled", "train_on_input", "use_cp", "use_tucker", "unit"}
 
@@ -158,9 +148,16 @@ def network(values: dict[str, object], out: Import) -> None:
             out.skip(key, "this kind leaves convolutions alone")
         else:
             apply(FORM[key], key, value, out)
+    _blocks({key: values.pop(key) for key in BLOCKS if key in values}, "", out)
     for key in ("network_args", "network_args_custom"):
         if key in values:
             _arguments(key, values.pop(key), out)
+
+
+def _blocks(given: dict[str, object], prefix: str, out: Import) -> None:
+    block_rates(given, prefix, out)
+    if "block_dims" in given:
+        block_ranks(given["block_dims"], f"{prefix}block_dims", out)
 
 
 def _arguments(key: str, value: object, out: Import) -> None:
@@ -172,7 +169,10 @@ def _arguments(key: str, value: object, out: Import) -> None:
     except ValueError:
         out.refuse(key, f"its value cannot be read: {value!r}")
         return
+    _blocks({name: text for name, text in found if name in BLOCKS}, f"{key}.", out)
     for name, text in found:
+        if name in BLOCKS:
+            continue
         rule = ARGUMENTS.get(name)
         if rule is None:
             out.refuse(f"{key}.{name}", "nobody told this trainer what it means")

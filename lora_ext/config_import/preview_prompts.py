@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from lora_ext.config import PreviewConfig, preview_wishes
+from lora_ext.config.preview_lines import SIGNS as OURS
+from lora_ext.config.preview_lines import split_line
 from lora_ext.config_import.outcome import Import
 from lora_ext.config_import.rules import UNSET, is_one_of
+from lora_ext.errors import BadInput
 
-SIGNS = {
-    "n": "preview_negative",
-    "w": "preview_width",
-    "h": "preview_height",
-    "d": "preview_seed",
-    "s": "preview_steps",
-    "l": "preview_cfg",
-}
+SIGNS = {sign: name for sign, name in OURS.items() if sign != "m"}
+"""Theirs; the strength is ours alone."""
 
 
-def first_prompt(values: dict[str, object], out: Import, folder: Path) -> None:
-    """Take `sample_prompts` (a file beside the settings, or the text itself) out of `values` into `out`."""
+def prompts(values: dict[str, object], out: Import, folder: Path) -> None:
+    """Take `sample_prompts` (a file beside the settings, or the text itself) out of `values` into `out`.
+
+    One prompt becomes the settings of previews; several keep what belongs to each in its line.
+    """
     if "sample_prompts" not in values:
         return
     value = values.pop("sample_prompts")
@@ -39,14 +39,38 @@ def first_prompt(values: dict[str, object], out: Import, folder: Path) -> None:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
         out.skip("sample_prompts", "there is no prompt in it")
-        return
-    prompt, *options = re.split(r"\s--(?=\w\b)", f" {lines[0]}")
-    out.put("sample_prompts", "preview_prompt", prompt.strip())
-    for option in options:
-        sign, _, rest = option.partition(" ")
+    elif len(lines) == 1:
+        _one(lines[0], out)
+    else:
+        _several(lines, out)
+
+
+def _one(line: str, out: Import) -> None:
+    prompt, options = split_line(line)
+    out.put("sample_prompts", "preview_prompt", prompt)
+    for sign, value in options:
         if sign in SIGNS:
-            out.put(f"sample_prompts --{sign}", SIGNS[sign], rest.strip())
+            out.put(f"sample_prompts --{sign}", SIGNS[sign], value)
         else:
-            out.refuse(f"sample_prompts --{sign}", "nobody told this trainer what it means")
-    if len(lines) > 1:
-        out.refuse("sample_prompts (further lines)", "there is one preview prompt")
+            _unknown(sign, out)
+
+
+def _several(lines: list[str], out: Import) -> None:
+    kept = []
+    for line in lines:
+        prompt, options = split_line(line)
+        for sign, _ in options:
+            if sign not in SIGNS:
+                _unknown(sign, out)
+        kept.append(" ".join([prompt, *(f"--{sign} {value}" for sign, value in options if sign in SIGNS)]))
+    text = "\n".join(kept)
+    try:
+        preview_wishes(PreviewConfig(preview_prompt=text))
+    except BadInput as e:
+        out.refuse("sample_prompts", "; ".join(f"{p.what} {p.got}".strip() for p in e.problems))
+        return
+    out.put("sample_prompts", "preview_prompt", text)
+
+
+def _unknown(sign: str, out: Import) -> None:
+    out.refuse(f"sample_prompts --{sign}", "nobody told this trainer what it means")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_ext.config import TrainConfig
+from lora_ext.config import TrainConfig, preview_wishes
 from lora_ext.data import DataReport, scan
 from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import FAMILY_TITLES
@@ -38,6 +38,7 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
         *_loss(model, config),
         *_optimizer(model, config),
         *_network(model, config),
+        *_previews(config),
         *_resume(output, config),
     ]
     try:
@@ -195,6 +196,13 @@ def _network(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
     if config.optim.loraplus_ratio != 1 and config.network.kind != "lora":
         got = f"{config.optim.loraplus_ratio:g}"
         yield Problem("loraplus_ratio", f"{config.network.kind} has no upper and lower half", "1, or lora", got)
+
+
+def _previews(config: TrainConfig) -> Iterator[Problem]:
+    try:
+        preview_wishes(config.preview)
+    except BadInput as e:
+        yield from e.problems
 
 
 def _optimizer(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:

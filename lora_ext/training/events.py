@@ -45,6 +45,8 @@ class Preview:
     step: int
     prompt: str
     image: Image.Image
+    number: int = 1
+    """Which of the prompts, from 1."""
 
 
 @dataclass(frozen=True)

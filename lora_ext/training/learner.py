@@ -98,7 +98,7 @@ class Learner:
         return [ParameterGroup(parameters, rate) for (_, rate), parameters in sorted(found.items(), key=_text_last)]
 
     def freeze(self, part: str) -> None:
-        """Let the UNet ("unet") or the text encoders ("te") learn no more."""
+        """Let the UNet ("unet") or a text encoder ("te1", "te2") learn no more."""
         for adapter in self._of(part).values():
             adapter.requires_grad_(False)
             for parameter in adapter.parameters():

@@ -15,6 +15,7 @@ from lora_ext.config import TrainConfig
 from lora_ext.data import DataReport
 from lora_ext.errors import BadInput, Problem
 from lora_ext.live import LiveModel, Session
+from lora_ext.training.charts import Charts
 from lora_ext.training.check import check, remarks
 from lora_ext.training.creation import read_start
 from lora_ext.training.events import Abort, Event, Finished, Notice, Saved, Stage, Stop
@@ -71,7 +72,8 @@ def _run(
         try:
             yield from map(Notice, (*remarks(model, config), *report.notices))
             run = yield from _prepare(model, config, output, report, loan, session, wishes, world)
-            yield from run.learn()
+            with contextlib.closing(run.charts):
+                yield from run.learn()
         except (Stop, Abort) as end:
             reason = "aborted" if isinstance(end, Abort) else "stopped"
         except (GeneratorExit, KeyboardInterrupt):
@@ -128,7 +130,7 @@ def _prepare(
     learner = Learner(model, session, config, arithmetic, start)
     keeper = Keeper(model, config, material, learner, output)
     log = RunLog(output, config, model.checkpoint.filename, saved.step if saved else 0)
-    run = Run(model, config, material, learner, keeper, loan, wishes, states, log, world)
+    run = Run(model, config, material, learner, keeper, loan, wishes, states, log, Charts(output), world)
     if saved is not None:
         run.resume(saved)
         yield Notice(f"Going on after step {run.step}.")

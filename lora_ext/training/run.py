@@ -14,16 +14,18 @@ import torch
 from lora_ext.config import TrainConfig
 from lora_ext.data import Sample
 from lora_ext.errors import BadInput, Problem
+from lora_ext.layers import Component
 from lora_ext.live import LiveModel
+from lora_ext.training.charts import Charts
 from lora_ext.training.events import Event, Notice, Paused, Preview, Saved, Stage, Step, Validated
 from lora_ext.training.hearing import Wishes
 from lora_ext.training.keeper import Keeper
 from lora_ext.training.loan import Loan
 from lora_ext.training.log import RunLog
 from lora_ext.training.optimizer import Diverged, Reading, Stepper
-from lora_ext.training.pictured import preview
+from lora_ext.training.pictured import previews
 from lora_ext.training.rollback import Rollback
-from lora_ext.training.schedule import Length, rate_factor, warmup_steps
+from lora_ext.training.schedule import Length, epoch_ends, rate_factor, warmup_steps
 from lora_ext.training.state import Identity, State, StateFile, tensors_digest
 from lora_ext.training.validation import validation_loss
 from lora_ext.training.world import ALONE, World
@@ -48,6 +50,7 @@ class Run:
     wishes: Wishes
     states: StateFile
     log: RunLog
+    charts: Charts
     world: World = ALONE
     identity: Identity | None = None
     step: int = 0
@@ -62,7 +65,7 @@ class Run:
 
     def __post_init__(self) -> None:
         half = self.learner.arithmetic.scales_loss
-        parts = {("unet" if name.component == "unet" else "te") for name, t in self.learner.targets.items() if t.rate}
+        parts = {name.component for name, target in self.learner.targets.items() if target.rate}
         self.length = Length.of(self.material.batches.steps_per_epoch, self.config.optim).until(self._end(parts))
         self.stepper = Stepper(self.learner.groups(), self.config.optim, self.model.device, half)
         self.rollback = Rollback(self.learner, self.stepper)
@@ -75,6 +78,7 @@ class Run:
         if warmup >= total:
             yield Notice(f"The warm-up of {warmup} steps is as long as the run of {total}: it never ends.")
         yield Stage("Training", self.step, total)
+        yield from self._before_the_first()
         for step, (epoch, group) in enumerate(itertools.islice(self._groups(), self.step, total), self.step + 1):
             self._rest(step)
             yield from self._speak(epoch)
@@ -91,11 +95,29 @@ class Run:
             if reading and reading.refused > self.refused:
                 yield self._tell_refused(reading.refused)
             validation = yield from self._validate()
-            if self.world.leads and (loss is not None or validation is not None):
-                problem = self.log.add(step, epoch, loss, validation, self.stepper.rate(), self.seconds)
-                if problem:
-                    yield Notice(f"The log could not be written and ends here ({problem}).")
+            yield from self._note(loss, validation)
             yield from self._between()
+
+    def _before_the_first(self) -> Iterator[Event]:
+        """What is due before any step, from the process that writes and shows."""
+        if not self.world.leads:
+            return
+        if self.config.save.tensorboard:
+            problem = self.charts.open(self.step)
+            if problem:
+                yield Notice(f"There are no charts for TensorBoard: {problem}")
+        if self.config.preview.preview_first and self.config.preview.preview_prompt.strip() and not self.step:
+            yield from self._previews()
+
+    def _note(self, loss: float | None, validation: float | None) -> Iterator[Notice]:
+        """Write down what was measured in this step, if anything was."""
+        if not self.world.leads or (loss is None and validation is None):
+            return
+        rate = self.stepper.rate()
+        self.charts.add(self.step, loss, validation, rate)
+        problem = self.log.add(self.step, self.epoch, loss, validation, rate, self.seconds)
+        if problem:
+            yield Notice(f"The log could not be written and ends here ({problem}).")
 
     def learnt(self) -> bool:
         """Whether any step so far changed the adapters; on a GPU this waits for it."""
@@ -224,17 +246,13 @@ class Run:
         """What is due after a whole step, from the process that writes and shows."""
         if not self.world.leads:
             return
-        step, save, wish = self.step, self.config.save, self.config.preview
+        step, save = self.step, self.config.save
         if step < self.length.total:
             with self.stepper.shown():
                 yield from self.keeper.between(step, self.epoch, self.length)
             if save.state_every and step % save.state_every == 0:
                 yield from self.keep_state()
-        asked, self.wishes.preview = self.wishes.preview, False
-        if asked and not wish.preview_prompt.strip():
-            yield Notice("There is no preview: no preview prompt was given.")
-        elif wish.preview_prompt.strip() and (asked or step % wish.preview_every == 0):
-            yield self._preview()
+        yield from self._due_previews()
         yield from self._wished_file()
         if self.wishes.pause:
             self.wishes.pause = False
@@ -287,11 +305,26 @@ class Run:
         self.stepper.come_back()
         yield Stage("Training", self.step, self.length.total)
 
-    def _preview(self) -> Preview | Notice:
+    def _previews(self) -> Iterator[Preview | Notice]:
         with self.stepper.shown():
-            made = preview(self.model, self.config.preview, self.learner, self.step)
+            made = previews(self.model, self.config.preview, self.learner, self.step)
         self.learner.settle()
-        return made
+        for one in made:
+            if isinstance(one, Preview):
+                self.charts.show(one)
+        yield from made
+
+    def _due_previews(self) -> Iterator[Preview | Notice]:
+        """Those that are asked for, and those by steps and epochs."""
+        wish = self.config.preview
+        asked, self.wishes.preview = self.wishes.preview, False
+        if not wish.preview_prompt.strip():
+            if asked:
+                yield Notice("There is no preview: no preview prompt was given.")
+            return
+        due = wish.preview_every and self.step % wish.preview_every == 0
+        if asked or due or self.step in epoch_ends(self.length, wish.preview_every_epochs, last=True):
+            yield from self._previews()
 
     def _capture(self) -> dict[str, object]:
         return {
@@ -314,9 +347,11 @@ class Run:
             while group := list(itertools.islice(batches, self.config.optim.accumulate)):
                 yield epoch, group
 
-    def _stops(self) -> dict[str, int]:
+    def _stops(self) -> dict[Component, int]:
         """After which step a part rests; only parts that do."""
-        stops = {"unet": self.config.optim.unet_stop, "te": self.config.optim.text_encoder_stop}
+        optim = self.config.optim
+        second = optim.text_encoder_2_stop if optim.text_encoder_2_stop >= 0 else optim.text_encoder_stop
+        stops: dict[Component, int] = {"unet": optim.unet_stop, "te1": optim.text_encoder_stop, "te2": second}
         return {part: stop for part, stop in stops.items() if stop}
 
     def _rest(self, step: int) -> None:
@@ -324,7 +359,7 @@ class Run:
             if step > stop:
                 self.learner.freeze(part)
 
-    def _end(self, parts: set[str]) -> int | None:
+    def _end(self, parts: set[Component]) -> int | None:
         """The step after which nothing is left to learn, if there is one."""
         stops = self._stops()
         return max(stops[part] for part in parts) if parts and parts <= set(stops) else None

@@ -66,7 +66,7 @@ def _falling(done: float, optim: OptimConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * ((done * cycles) % 1.0)))
 
 
-def epoch_ends(length: Length, every: int) -> range:
-    """Steps after which an "every N epochs" file is due, without the end of the run; none when `every` is 0."""
+def epoch_ends(length: Length, every: int, last: bool = False) -> range:
+    """Steps after which something is due every N epochs; none when `every` is 0. `last`: at the end of the run too."""
     apart = every * length.steps_per_epoch
-    return range(apart, length.total, apart) if every else range(0)
+    return range(apart, length.total + last, apart) if every else range(0)

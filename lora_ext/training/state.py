@@ -41,6 +41,7 @@ MAY_CHANGE = frozenset(
         "bad_steps",
         "validation_every",
         "log",
+        "tensorboard",
         "cache",
         "cache_folder",
         "decode_threads",

@@ -52,6 +52,36 @@ def test_the_end_is_told(checkpoint: Path, pictures: Path, tmp_path: Path, capsy
     assert sorted(os.listdir(tmp_path)) == ["new.config.toml", "new.log.csv", "new.safetensors", "run.toml"]
 
 
+def test_previews_are_files(checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path) -> None:
+    words = ["train", "--checkpoint", str(checkpoint), "--images", str(pictures), "--device", "cpu", *small]
+    previews = ["--preview-prompt", "a cat\na dog --w 128", "--preview-every", "6", "--preview-steps", "1"]
+    sizes = ["--preview-width", "64", "--preview-height", "64"]
+    assert main([*words, *previews, *sizes, "--output", str(tmp_path / "seen")]) == 0
+    shown = sorted((tmp_path / "seen.previews").iterdir())
+    assert [path.name for path in shown] == ["step000006-1.png", "step000006-2.png"]
+    with Image.open(shown[1]) as picture:
+        assert (picture.size, picture.info["parameters"]) == ((128, 64), "a dog")
+
+
+def test_a_dry_run_says_what_a_run_would_see_and_take(
+    checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--checkpoint", str(checkpoint), "--images", str(pictures), "--device", "cpu", *small]
+    assert main([*words, "--output", str(tmp_path / "none"), "--dry-run", "--alpha", "9"]) == 0
+    out, _ = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "2 pictures, 2 seen per epoch, 1 different captions"
+    assert any("64 x 64" in line for line in lines)
+    assert any("Alpha is larger than the rank" in line for line in lines)
+    predicted = [line for line in lines if line.startswith("Predicted: ")]
+    assert "UNet" in predicted[0]
+    assert "Adapters" in predicted[0]
+    assert "a file of" in predicted[1]
+    assert not list(tmp_path.iterdir())
+    assert main([*words, "--output", str(tmp_path / "none"), "--dry-run", "--clip-skip", "12"]) == 2
+    assert "clip_skip" in capsys.readouterr().err
+
+
 def test_overwrite_replaces(checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path) -> None:
     (tmp_path / "old.safetensors").write_bytes(b"old")
     words = ["train", "--checkpoint", str(checkpoint), "--images", str(pictures), "--device", "cpu", *small]

@@ -169,6 +169,35 @@ def test_keys_that_hang_together(tmp_path: Path, change: dict, wanted: dict) -> 
     assert set(raw | change) == out.keys()
 
 
+TWELVE = "1,1,1,1,0.5,1,1,1,1,1,1,0.2"
+SD = " ".join([*(f"IN{n:02d}={n}" for n in range(12)), "MID=12", *(f"OUT{n:02d}={n + 13}" for n in range(12))])
+NINE = range(9)
+XL = " ".join(["BASE=0", *(f"IN{n:02d}={n + 1}" for n in NINE), "MID=5", *(f"OUT{n:02d}={n + 1}" for n in NINE)])
+BLOCKS = [
+    (
+        {"network_args": [f"down_lr_weight={TWELVE}", "mid_lr_weight=2", f"up_lr_weight={TWELVE}"]},
+        "block_lr",
+        "IN04=0.5 IN11=0.2 MID=2 OUT04=0.5 OUT11=0.2",
+    ),
+    ({"down_lr_weight": TWELVE, "block_lr_zero_threshold": "0.3", "mid_lr_weight": ""}, "block_lr", "IN04=0.5 IN11=0"),
+    ({"network_args": [f"up_lr_weight={','.join(['1'] * 12)}"]}, "block_lr", None),
+    ({"network_args": ["down_lr_weight=sine+.1"]}, "block_lr", None),
+    ({"network_args": [f"block_dims={','.join(map(str, range(25)))}"]}, "block_rank", SD),
+    ({"block_dims": ",".join(["0", *"123456789", "5", "5", "5", *"123456789", "0"])}, "block_rank", XL),
+    ({"block_dims": "4,4"}, "block_rank", None),
+]
+
+
+@pytest.mark.parametrize(("change", "name", "wanted"), BLOCKS)
+def test_numbers_by_block(tmp_path: Path, change: dict, name: str, wanted: str | None) -> None:
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(raw | change))
+    out = read_foreign(tmp_path / "a.json")
+    assert out.settings.get(name) == wanted
+    assert set(raw | change) <= out.keys()
+    assert not any("nobody told" in e.what for e in out.refused)
+
+
 def test_sd_scripts_with_its_data_sets() -> None:
     out = imported("sd_scripts.toml")
     assert out.origin == "sd-scripts"
@@ -196,13 +225,7 @@ def test_sd_scripts_with_its_data_sets() -> None:
         "conv_rank": 4,
         "conv_alpha": 2.0,
         "layers": "attention_ff",
-        "preview_prompt": "a fox",
-        "preview_negative": "blurry",
-        "preview_width": 640,
-        "preview_height": 448,
-        "preview_seed": 5,
-        "preview_cfg": 6.5,
-        "preview_steps": 12,
+        "preview_prompt": "a fox --n blurry --w 640 --h 448 --d 5 --l 6.5 --s 12\na second fox",
         "images": "D:\\foxes",
         "concept": "sks fox",
         "repeats": 10,
@@ -219,7 +242,6 @@ def test_sd_scripts_with_its_data_sets() -> None:
         "network_args.magic",
         "save_last_n_epochs",
         "sample_prompts --x",
-        "sample_prompts (further lines)",
         "datasets.1.subsets.0.face_crop_aug_range",
         "batch_size",
     }
@@ -252,7 +274,7 @@ def test_lora_scripts() -> None:
     raw = tomllib.loads((FILES / "lora_scripts.toml").read_text())
     assert out.origin == "lora-scripts"
     assert set(raw) == out.keys()
-    assert set(keys(out.refused)) == {"min_bucket_reso", "max_bucket_reso", "sample_sampler", "full_bf16"}
+    assert set(keys(out.refused)) == {"max_bucket_reso", "sample_sampler", "full_bf16"}
     some = {
         "resolution": 832,
         "learning_rate": 2e-4,

@@ -57,6 +57,10 @@ CHANGED = {
     "caption_dropout_epochs": 3, "wildcards": True, "mask_folder": "masks", "caption_extension": ".tags",
     "batch_size": 6, "weight_decay": 0.2, "optimizer_args": "betas=(0.8,0.9)", "conv_rank": 4, "conv_alpha": 2.0,
     "rank_dropout": 0.1, "module_dropout": 0.2, "dora": True, "kind": "loha", "rslora": True, "loraplus_ratio": 4.0,
+    "v_pred_like_loss": 0.5, "preview_every_epochs": 2, "preview_first": True, "tensorboard": True,
+    "validation_share": 12.5, "text_encoder_2_lr": 2e-5, "warmup_percent": 5.0, "block_lr": "IN04=0.5 MID=2 OUT11=0",
+    "layers": "attention", "tucker": True, "train_norms": True, "lokr_factor": 8, "lokr_decompose_both": True,
+    "lokr_full": True, "oft_constraint": 0.25, "oft_rescale": True, "ia3_side": "input",
 }  # fmt: skip
 
 

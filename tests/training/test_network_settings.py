@@ -287,6 +287,21 @@ def test_parts_stop_to_learn(tmp_path):
     assert len(ended.steps) == 3, "nothing is left to learn"
 
 
+@about("text_encoder_2_stop")
+def test_each_text_encoder_stops_by_itself(tmp_path):
+    both = {"text_encoder_lr": 1e-3, "learning_rate": 0.0, "max_steps": 3}
+    short = run(tmp_path / "a", model("sdxl"), **{**both, "max_steps": 1}).tensors
+    for name, values, still in (
+        ("first", {"text_encoder_stop": 1, "text_encoder_2_stop": 0}, "lora_te1_"),
+        ("second", {"text_encoder_2_stop": 1}, "lora_te2_"),
+    ):
+        stopped = run(tmp_path / name, model("sdxl"), **both, **values).tensors
+        ups = [key for key in stopped if key.endswith("lora_up.weight") and stopped[key].abs().sum() > 0]
+        assert {torch.equal(stopped[key], short[key]) for key in ups if key.startswith(still)} == {True}
+        assert {torch.equal(stopped[key], short[key]) for key in ups if not key.startswith(still)} == {False}
+    assert len(run(tmp_path / "both", model("sdxl"), **both, text_encoder_stop=2).steps) == 2, "-1: with the first"
+
+
 @about("caption_tokens")
 def test_long_captions_are_read_in_pieces(tmp_path):
     folder = pictures(tmp_path / "pictures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import sys
 
 import pytest
 import torch
@@ -93,3 +94,40 @@ def test_a_full_disk_costs_the_log_not_the_run(tmp_path, monkeypatch):
         "The log could not be written and ends here (No space left on device)."
     ]
     assert all(torch.isfinite(t).all() for t in contents(result.path)[0].values())
+
+
+def chart(folder):
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard, which reads charts, is missing"
+    )
+    found = reading.EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+@about("tensorboard")
+def test_charts_for_tensorboard_say_what_the_log_says(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard, which writes charts, is missing")
+    result = run(tmp_path, max_steps=3, tensorboard=True, preview_prompt="a cat\na dog", preview_every=2)
+    found = chart(tmp_path / "out" / "x.tensorboard")
+    losses = [(e.step, e.value) for e in found.Scalars("loss/train")]
+    assert losses == [(s.step, pytest.approx(s.loss, rel=1e-6)) for s in result.steps]
+    assert [e.value for e in found.Scalars("learning_rate")] == pytest.approx([1e-2] * 3)
+    assert [e.step for e in found.Images("preview/2")] == [2]
+    assert not list(run(tmp_path / "b", max_steps=1).path.parent.glob("*.tensorboard"))
+
+
+def test_without_tensorboard_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run(tmp_path, max_steps=3, tensorboard=True)
+    (told,) = [n.text for n in result.of(Notice) if "TensorBoard" in n.text]
+    assert "pip install" in told
+    assert len(result.steps) == 3
+    assert not list(result.path.parent.glob("*.tensorboard"))
+
+
+def test_charts_of_a_resumed_run_go_on(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard, which writes charts, is missing")
+    run(tmp_path, max_steps=2, state_every=1, tensorboard=True)
+    run(tmp_path, max_steps=4, resume=True, state_every=1, tensorboard=True)
+    assert [e.step for e in chart(tmp_path / "out" / "x.tensorboard").Scalars("loss/train")] == [1, 2, 3, 4]
