@@ -13,7 +13,8 @@ from lora_ext.errors import BadInput, Problem
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 PARTS = ("unet", "text_encoder", "text_encoder_2")
-CONFIG_LIMIT = 1 << 20
+CONFIG, CONFIG_LIMIT = "adapter_config.json", 1 << 20
+ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin")
 PATTERN_LIMIT, PATTERNS_LIMIT, REPEATS_LIMIT = 200, 100, 2
 """Characters of a regular expression, expressions in a file, and repetitions (`*`, `+`, `{`) in one: none can take long
 over a name then."""
@@ -140,8 +141,8 @@ def peft_settings(path: Path, metadata: Mapping[str, str]) -> PeftSettings:
     """Find PEFT's settings for the network file `path`. Raises `BadInput` when they are there but damaged."""
     if DIFFUSERS_KEY in metadata:
         return PeftSettings(_by_part(_parse(metadata[DIFFUSERS_KEY], os.fspath(path))), os.fspath(path))
-    beside = path.with_name("adapter_config.json")
-    if path.stem != "adapter_model" or not beside.is_file():
+    beside = path.with_name(CONFIG)
+    if not beside.is_file() or not (path.stem == "adapter_model" or _alone(path)):
         return PeftSettings({}, "")
     try:
         if beside.stat().st_size > CONFIG_LIMIT:
@@ -150,6 +151,14 @@ def peft_settings(path: Path, metadata: Mapping[str, str]) -> PeftSettings:
     except OSError as e:
         raise BadInput(Problem(os.fspath(beside), "the file cannot be read", got=str(e)[:200])) from None
     return PeftSettings({"": _parse(text, os.fspath(beside))}, os.fspath(beside))
+
+
+def _alone(path: Path) -> bool:
+    """Whether the folder has no other network that its settings could be for: then the file was only renamed."""
+    try:
+        return [entry.name for entry in os.scandir(path.parent) if entry.name.lower().endswith(ENDINGS)] == [path.name]
+    except OSError:
+        return False
 
 
 def _by_part(config: Mapping[str, object]) -> dict[str, dict[str, object]]:

@@ -20,6 +20,7 @@ from lora_ext.formats.unpickler import Storage, TensorPlan, load_one
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_START, PICKLE_LIMIT = 1 << 20, 32 << 20
 """Bytes of a pickle without its numbers: what nearly all fit in, and the most that is read."""
+LARGEST_NUMBER = 1 << 62
 NESTS = ("state_dict", "lora", "plugin", "model", "module", "params", "base")
 """Names under which trainers nest the tensors one level deep; the first that holds tensors wins."""
 
@@ -130,13 +131,21 @@ def _flatten(path: Path, loaded: object) -> tuple[dict[str, TensorPlan], dict[st
     plans = _plans(chosen)
     if not plans:
         raise _bad(path, "the file holds no tensors")
-    ends = (".alpha", ".scale")
-    numbers = {
-        str(k): float(v)
-        for k, v in chosen.items()
-        if isinstance(v, (int, float)) and isinstance(k, str) and k.endswith(ends)
-    }
-    return plans, numbers
+    return plans, _numbers(path, chosen)
+
+
+def _numbers(path: Path, mapping: Mapping[object, object]) -> dict[str, float]:
+    """Factors that were saved as plain numbers. One that is something else would be missed in silence."""
+    found: dict[str, float] = {}
+    for key, value in mapping.items():
+        if not isinstance(key, str) or not key.endswith((".alpha", ".scale")):
+            continue
+        if value is None or isinstance(value, TensorPlan):
+            continue
+        if not isinstance(value, (int, float)) or abs(value) > LARGEST_NUMBER:
+            raise _bad(path, f"{key} is no number that can be read", "a tensor or a plain number", type(value).__name__)
+        found[key] = float(value)
+    return found
 
 
 def _plans(mapping: Mapping[object, object]) -> dict[str, TensorPlan]:

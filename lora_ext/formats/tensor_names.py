@@ -13,6 +13,8 @@ CANONICAL: Mapping[str, str] = {
     "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight",
     "lora_linear_layer.up.weight": "lora_up.weight",
+    "lora.alpha": "alpha",
+    "lora_linear_layer.alpha": "alpha",
     "down.weight": "lora_down.weight",
     "up.weight": "lora_up.weight",
     "lora_magnitude_vector.weight": "lora_magnitude_vector",

@@ -42,7 +42,9 @@ STORAGE_DTYPES: Mapping[str, torch.dtype] = {
 }
 DTYPE_NAMES = frozenset(str(d).removeprefix("torch.") for d in STORAGE_DTYPES.values())
 
-INERT_MODULES = ("pytorch_lightning", "lightning", "numpy", "omegaconf", "_codecs", "datetime", "pathlib", "typing")
+INERT_MODULES = (
+    *("pytorch_lightning", "lightning", "numpy", "omegaconf", "_codecs", "datetime", "pathlib", "typing", "argparse"),
+)
 """Packages that trainers leave traces of in checkpoints (callbacks, scalars, settings). Their objects are skipped."""
 
 
@@ -206,4 +208,5 @@ _GLOBALS: Mapping[tuple[str, str], object] = {
     ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
     ("torch", "Size"): _Call(lambda *args: tuple(args[0]) if args else ()),
     ("torch.serialization", "_get_layout"): _Inert,
+    ("torch", "device"): _Inert,
 }

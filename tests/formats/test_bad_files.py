@@ -357,6 +357,26 @@ def test_honest_pickles_of_both_layouts(tmp_path, zipped, dtype):
     assert not tensors["a"].requires_grad
 
 
+def test_an_alpha_that_is_no_plain_number_is_not_missed(tmp_path):
+    import argparse
+
+    import numpy as np
+
+    down, up = torch.ones(2, 8), torch.ones(8, 2)
+    own = {f"{STEM}.lora_down.weight": down, f"{STEM}.lora_up.weight": up}
+    aside = {"device": torch.device("cpu"), "args": argparse.Namespace(rank=2)}
+    torch.save({**own, **aside, f"{STEM}.alpha": 1}, tmp_path / "a.pt")
+    (adapter,) = read_network(tmp_path / "a.pt", NAMES).network.adapters.values()
+    assert adapter.alpha == 1
+    torch.save({**own, **aside, f"{STEM}.alpha": None}, tmp_path / "a.pt")
+    (adapter,) = read_network(tmp_path / "a.pt", NAMES).network.adapters.values()
+    assert adapter.alpha == 2
+    for alpha in (np.float32(1), [1.0], "1", 10**400):
+        torch.save({**own, **aside, f"{STEM}.alpha": alpha}, tmp_path / "a.pt")
+        with pytest.raises(BadInput, match=rf"{STEM}\.alpha is no number that can be read"):
+            read_network(tmp_path / "a.pt", NAMES)
+
+
 def test_newest_zip_layout_with_extra_members(tmp_path):
     torch_zip(tmp_path / "a.pt", tensor_program((2, 2), (2, 1)), {"0": b"\0" * 16})
     with zipfile.ZipFile(tmp_path / "a.pt", "a") as z:

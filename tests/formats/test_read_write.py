@@ -226,6 +226,15 @@ def test_peft_alpha_from_the_config_beside_the_file(tmp_path):
         alphas(path)
 
 
+def test_peft_alpha_of_a_file_that_was_renamed(tmp_path):
+    """Settings beside it are its own as long as there is no other network that they could be for."""
+    path = peft_file(tmp_path, name="my cat.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 5}')
+    assert set(alphas(path).values()) == {5.0}
+    peft_file(tmp_path, name="my dog.safetensors")
+    assert set(alphas(path).values()) == {2.0}
+
+
 def test_unmatched_tensors_are_named_not_ignored(tmp_path):
     net = tiny_table.network(tiny_table.table())
     tensors = tiny_table.tensors_of(net, tiny_table.names().kohya)
