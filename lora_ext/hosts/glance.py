@@ -29,6 +29,7 @@ TELLING = (
     *("down_blocks_0_attentions", "down_blocks.0.attentions", "input_blocks_1_1_", "input_blocks.1.1."),
 )
 LOOKS = 6  # tensors looked at for each sign
+FIRST_LOOKS = 2  # the first layer's alpha and down, of which nearly always the second tells
 USUAL = 1 << 17  # bytes read at once: most headers are shorter, and the system reads as much ahead anyway
 
 START = f'{{"{METADATA}":'.encode()
@@ -157,17 +158,19 @@ def _split(raw: bytes) -> tuple[object, bytes]:
 
 def _told_by_width(header: bytes) -> Family | None:
     sign = next((sign for sign in CROSS_ATTENTION if sign.encode() in header), None)
-    return family_of(_shapes(header, (sign,)), {}) if sign else None
+    looks = (FIRST_LOOKS, LOOKS) if sign else ()
+    found = (family_of(_shapes(header, (sign or "",), count), {}) for count in looks)
+    return next((family for family in found if family), None)
 
 
-def _shapes(header: bytes, signs: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(header: bytes, signs: Sequence[str], looks: int = LOOKS) -> dict[str, tuple[int, ...]]:
     """Shapes of the first tensors that have one of these pieces in their names."""
-    return {name: shape for sign in signs for name, shape in _described(header, sign.encode())}
+    return {name: shape for sign in signs for name, shape in _described(header, sign.encode(), looks)}
 
 
-def _described(header: bytes, sign: bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _described(header: bytes, sign: bytes, looks: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     at = 0
-    for _ in range(LOOKS):
+    for _ in range(looks):
         at = header.find(sign, at)
         if at < 0:
             return
