@@ -228,6 +228,7 @@
         if (!waiting.length) return;
         if (fresh && !waiting.some((problem) => visible(field(problem)))) openStep(stepOf(waiting[0]));
         const here = waiting.filter((problem) => stepOf(problem) === shown);
+        here.forEach((problem) => window.loraExtSettings?.reveal(problem.field)); // a search may have hidden it
         if (here.some((problem) => !visible(field(problem)))) openMore();
         const placed = here.filter(place);
         waiting = waiting.filter((problem) => !placed.includes(problem));

@@ -106,12 +106,13 @@
         for (const [name, one] of settings()) {
             const place = home(name);
             if (!place) continue;
-            const marks = {changed: changed(name, now[name]), useless: !relevant(name, now)};
+            const differs = changed(name, now[name]);
+            const marks = {changed: differs && !one.of_run, useless: !relevant(name, now)};
             differ += marks.changed;
             place.classList.toggle("lora-ext-changed", marks.changed);
             drawNote(place, one, marks);
             if (!more.contains(place)) continue;
-            const inSight = wanted(one, marks);
+            const inSight = wanted(one, differs, marks.useless);
             shown += inSight;
             place.classList.toggle("lora-ext-off", !inSight);
         }
@@ -119,7 +120,7 @@
         drawFinder(more, shown, differ);
     }
 
-    function wanted(one, {changed, useless}) {
+    function wanted(one, differs, useless) {
         if (view.forced.has(one.name)) return true;
         const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
         if (words.length) {
@@ -127,7 +128,7 @@
             const all = text.join(" ").toLowerCase();
             return words.every((word) => all.includes(word));
         }
-        if (view.of === "all" || changed) return true;
+        if (view.of === "all" || differs) return true; // what somebody set is never hidden
         if (view.of === "changed" || useless) return false;
         return view.of === "common" ? !one.expert : view.of === one.section;
     }
