@@ -8,13 +8,12 @@
     const BASE = "lora-ext/v1/page/";
     const KEY_HEADER = "x-lora-ext-key";
     const EVERY = {busy: 1000, idle: 3000};
-    const CHART_HEIGHT = 200;
-    const MARGIN = {left: 46, right: 16, top: 10, bottom: 24};
+    const OVER = ["idle", "done", "stopped", "aborted", "failed"];
 
-    // What this page knows: the newest snapshot and all losses of its run.
-    const seen = {snapshot: null, run: null, cursor: 0, losses: [], preview: null, picture: null, lost: ""};
+    // What this page knows: the newest snapshot and all losses and learning rates of its run.
+    const seen = {snapshot: null, run: null, cursor: 0, losses: [], rates: [], preview: null, picture: null, lost: ""};
     // What was last drawn, so that nothing is drawn twice and an error the user has seen to does not come back.
-    const drawn = {reply: "", problems: "", chart: "", saved: "", notices: ""};
+    const drawn = {reply: "", problems: "", saved: "", notices: "", offers: ""};
     let waiting = []; // problems whose fields are not in sight yet
     let fresh = false; // until the first of them is brought to sight
     let asking = false;
@@ -25,7 +24,7 @@
     const key = () => find(".lora-ext-panel")?.dataset.key ?? "";
     const slot = (name) => find(`.lora-ext-panel [data-slot="${name}"]`);
     const visible = (element) => element !== null && element.getClientRects().length > 0;
-    const busy = () => seen.snapshot !== null && ["running", "stopping"].includes(seen.snapshot.state);
+    const busy = () => seen.snapshot !== null && !OVER.includes(seen.snapshot.state);
 
     function make(tag, className, text) {
         const element = document.createElement(tag);
@@ -128,7 +127,11 @@
         find(`#${step}-button`)?.focus();
     });
 
-    window.loraExt = {key, get, send, page, make, t, onTab, openStep};
+    // `callback(seen)` is called with every answer about the job, and `callback(seen)` again when the step is drawn.
+    const watchers = [];
+    const onJob = (callback) => watchers.push(callback);
+
+    window.loraExt = {key, get, send, page, make, t, onTab, openStep, onJob, smooth, rate, busy, confirmed};
 
     // ---- asking -----------------------------------------------------------------------------------------------
 
@@ -148,14 +151,14 @@
         askedAt = Date.now();
         try {
             const answer = await get(`job?after=${seen.cursor}`);
-            if (answer.status === 403) return lost("The server was restarted. Reload this page.");
-            if (!answer.ok) return lost(`The server answered with an error (${answer.status}).`);
+            if (answer.status === 403) return lost(t("The server was restarted. Reload this page."));
+            if (!answer.ok) return lost(t("The server answered with an error ({0}).", answer.status));
             seen.lost = "";
             const ok = take(await answer.json());
             if (ok) await showPreview();
             draw();
         } catch (error) {
-            lost("No connection to the server. Trying again…");
+            lost(t("No connection to the server. Trying again…"));
         } finally {
             asking = false;
         }
@@ -173,16 +176,19 @@
         const first = seen.snapshot === null;
         if (snapshot.run !== seen.run) {
             const whole = seen.cursor === 0;
-            Object.assign(seen, {run: snapshot.run, cursor: 0, losses: []});
+            Object.assign(seen, {run: snapshot.run, cursor: 0, losses: [], rates: []});
             if (!whole) {
                 askedAt = 0;
                 return false;
             }
         }
+        const before = seen.snapshot?.state;
         seen.snapshot = snapshot;
         seen.losses.push(...snapshot.losses);
+        seen.rates.push(...snapshot.rates);
         seen.cursor = snapshot.cursor;
         if (first && snapshot.run) find("#lora_ext_restore")?.click();
+        if (first || before !== snapshot.state) askOffers();
         const problems = snapshot.run + JSON.stringify(snapshot.problems);
         if (drawn.problems !== problems) {
             if (snapshot.problems.length) showProblems(snapshot.problems);
@@ -292,24 +298,143 @@
         write("count", countText(job));
         drawBar(panel.querySelector(".lora-ext-bar"), job);
         drawFacts(job);
-        write("problem", job.problems.map((p) => [p.label, p.text].filter(Boolean).join(": ")).join("\n"));
+        write("problem", job.problems.map(problemText).join("\n"));
         drawSaved(job);
         drawNotices(job);
         drawPicture(job);
         drawChart();
+        drawButtons(job);
         setDisabled("#lora_ext_start", busy());
-        setDisabled("#lora_ext_stop", job.state !== "running");
+        watchers.forEach((callback) => callback(seen));
+    }
+
+    const problemText = (p) => (p.label ? t("{0}: {1}", t(p.label), p.text) : p.text);
+
+    // What may be wished in each state; the rest is not shown at all.
+    const POSSIBLE = {
+        running: ["pause", "save", "preview", "stop", "abort"],
+        pausing: ["resume", "stop", "abort"],
+        paused: ["resume", "stop", "abort"],
+        stopping: ["abort"],
+    };
+
+    function drawButtons(job) {
+        const home = find(".lora-ext-steer");
+        const possible = POSSIBLE[job.state] ?? [];
+        if (!home) return;
+        home.hidden = !possible.length;
+        const focused = home.contains(document.activeElement) ? document.activeElement : null;
+        for (const button of home.querySelectorAll("[data-wish]")) {
+            button.hidden = !possible.includes(button.dataset.wish);
+        }
+        // The focus must not vanish with its button.
+        if (focused?.hidden) (home.querySelector("[data-wish]:not([hidden])") ?? find("#lora_ext_start"))?.focus();
+    }
+
+    // Ask for something to be done with the job; what comes of it is drawn at the next answer.
+    async function wish(name) {
+        try {
+            const answer = await send("POST", `job/${name}`);
+            write("told", answer.ok ? t(TOLD[name] ?? "") : t("The server refused. Reload this page."));
+        } catch {
+            write("told", t("No connection to the server: nothing was changed."));
+        }
+        askedAt = 0;
+        tick();
+    }
+
+    const TOLD = {
+        save: "A file is saved when the step is whole.",
+        preview: "A preview is rendered when the step is whole.",
+    };
+
+    // A question with two buttons; resolves to whether the first one was pressed. Esc is a no.
+    function confirmed(question, yes, no) {
+        const dialog = make("dialog", "lora-ext-ask");
+        const [text, buttons] = [make("p", "", question), make("div", "lora-ext-asked")];
+        const [first, second] = [make("button", "lora-ext-button lora-ext-danger", yes), make("button", "lora-ext-button", no)];
+        const back = document.activeElement;
+        text.id = "lora_ext_question";
+        dialog.setAttribute("aria-labelledby", text.id);
+        buttons.append(first, second);
+        dialog.append(text, buttons);
+        (find("#lora_ext") ?? document.body).append(dialog);
+        return new Promise((resolve) => {
+            first.addEventListener("click", () => dialog.close("yes"));
+            second.addEventListener("click", () => dialog.close());
+            dialog.addEventListener("close", () => {
+                dialog.remove();
+                back?.focus?.();
+                resolve(dialog.returnValue === "yes");
+            });
+            dialog.showModal();
+            second.focus();
+        });
+    }
+
+    document.addEventListener("click", async (event) => {
+        const button = event.target.closest?.(".lora-ext-steer [data-wish]");
+        if (!button) return;
+        const name = button.dataset.wish;
+        const question = t("Abort the training? Nothing of it is saved but the files that are there already.");
+        if (name === "abort" && !(await confirmed(question, t("Abort, save nothing"), t("Go on training")))) return;
+        await wish(name);
+    });
+
+    // ---- runs that were broken off ------------------------------------------------------------------------------
+
+    async function askOffers() {
+        try {
+            const answer = await get("offers");
+            if (answer.ok) drawOffers(await answer.json());
+        } catch { /* asked again when the job changes */ }
+    }
+
+    function drawOffers(offers) {
+        const place = slot("offers");
+        const sign = JSON.stringify([busy(), offers.map((offer) => [offer.id, offer.name, offer.step])]);
+        if (!place || drawn.offers === sign) return;
+        drawn.offers = sign;
+        place.replaceChildren(...(busy() ? [] : offers.map(offerRow)));
+    }
+
+    function offerRow(offer) {
+        const row = make("p");
+        const text = offer.step === null
+            ? t("{0} was broken off before its state was saved.", offer.name)
+            : t("{0} was broken off; its state of step {1} is saved.", offer.name, offer.step);
+        const button = make("button", "lora-ext-button", offer.step === null ? t("Begin again") : t("Go on from there"));
+        button.type = "button";
+        button.addEventListener("click", () => accept(offer));
+        row.append(make("span", "", text), button);
+        return row;
+    }
+
+    async function accept(offer) {
+        try {
+            const [path, body] = offer.id ? [`jobs/${offer.id}/resume`] : ["offers/resume", {name: offer.name}];
+            const answer = await send("POST", path, body);
+            if (!answer.ok) write("told", (await answer.json()).problems.map(problemText).join("\n"));
+            else write("told", "");
+        } catch {
+            write("told", t("No connection to the server: nothing was changed."));
+        }
+        drawn.offers = "";
+        askedAt = 0;
+        askOffers();
     }
 
     function stateText(job) {
-        const named = (word) => (job.name ? `${job.name}: ${word}` : word);
         switch (job.state) {
-        case "running": return job.stage.name ? `${job.stage.name}…` : "Starting…";
-        case "stopping": return "Stopping, and keeping what it has learnt…";
-        case "done": return named("done.");
-        case "stopped": return named("stopped.");
-        case "failed": return named("training failed.");
-        default: return "Nothing is being trained.";
+        case "running": return job.stage.name ? t("{0}…", t(job.stage.name)) : t("Starting…");
+        case "pausing": return t("Pausing when the step is whole…");
+        case "paused": return t("Paused. The model is free: try what is saved.");
+        case "stopping": return t("Stopping, and keeping what it has learnt…");
+        case "done": return t("{0}: done.", job.name);
+        case "stopped": return t("{0}: stopped.", job.name);
+        case "aborted": return t("{0}: aborted.", job.name);
+        case "failed": return t("{0}: training failed.", job.name);
+        default: return t("Nothing is being trained.");
         }
     }
 
@@ -317,8 +442,8 @@
 
     function countText(job) {
         if (job.state === "idle") return "";
-        if (job.state === "running" && !training(job)) return `${job.stage.done} / ${job.stage.total}`;
-        return job.total ? `step ${job.step} of ${job.total}` : "";
+        if (job.state === "running" && !training(job)) return t("{0} / {1}", job.stage.done, job.stage.total);
+        return job.total ? t("step {0} of {1}", job.step, job.total) : "";
     }
 
     function drawBar(bar, job) {
@@ -331,11 +456,26 @@
 
     function drawFacts(job) {
         const time = busy() ? job.eta : job.seconds || null;
-        write("epoch", job.epochs ? `${job.epoch} of ${job.epochs}` : "–");
+        write("epoch", job.epochs ? t("{0} of {1}", job.epoch, job.epochs) : "–");
         write("loss", job.loss_mean === null ? "–" : job.loss_mean.toPrecision(3));
         write("rate", job.learning_rate === null ? "–" : rate(job.learning_rate));
-        write("clock", busy() || job.state === "idle" ? "Time left" : "Time taken");
+        write("clock", busy() || job.state === "idle" ? t("Time left") : t("Time taken"));
         write("left", time === null ? "–" : duration(time));
+        write("speed", job.speed === null ? "–" : speed(job.speed));
+        fact("memory", job.memory === null ? "" : t("{0} GB", (job.memory / 2 ** 30).toFixed(1)));
+        const held = job.validation[job.validation.length - 1];
+        fact("held", held ? held[1].toPrecision(3) : "");
+    }
+
+    // One that there is nothing to say about is not shown.
+    function fact(name, text) {
+        write(name, text);
+        const home = slot(name)?.parentElement;
+        if (home) home.hidden = !text;
+    }
+
+    function speed(perSecond) {
+        return perSecond >= 1 ? t("{0} it/s", perSecond.toPrecision(3)) : t("{0} s/it", (1 / perSecond).toPrecision(3));
     }
 
     function rate(value) {
@@ -345,8 +485,8 @@
     function duration(seconds) {
         const s = Math.max(0, Math.round(seconds));
         const [hours, minutes] = [Math.floor(s / 3600), Math.floor((s % 3600) / 60)];
-        if (hours) return `${hours} h ${String(minutes).padStart(2, "0")} min`;
-        return minutes ? `${minutes} min ${String(s % 60).padStart(2, "0")} s` : `${s} s`;
+        if (hours) return t("{0} h {1} min", hours, String(minutes).padStart(2, "0"));
+        return minutes ? t("{0} min {1} s", minutes, String(s % 60).padStart(2, "0")) : t("{0} s", s);
     }
 
     function drawSaved(job) {
@@ -357,8 +497,12 @@
         drawn.saved = sign;
         place.replaceChildren();
         if (!last) return;
-        const use = make("p", "", last.final ? "Saved. To use it, write in a prompt: " : `Saved at step ${last.step}: `);
-        use.append(make("code", "", `<lora:${last.name}:0.7>`));
+        const use = make("p");
+        use.append(
+            make("span", "", last.final ? t("Saved. To use it, write in a prompt:") : t("Saved at step {0}:", last.step)),
+            " ",
+            make("code", "", `<lora:${last.name}:0.7>`),
+        );
         place.append(use, make("p", "lora-ext-path", last.path));
     }
 
@@ -374,16 +518,16 @@
         const place = slot("preview");
         if (!place) return;
         if (!job.preview || !seen.picture || seen.preview === null) {
-            if (!place.querySelector(".lora-ext-empty")) place.replaceChildren(make("p", "lora-ext-empty", "Previews appear here."));
+            if (!place.querySelector(".lora-ext-empty")) place.replaceChildren(make("p", "lora-ext-empty", t("Previews appear here.")));
             return;
         }
         if (place.querySelector("img")?.src === seen.picture) return;
         const link = make("a");
-        Object.assign(link, {href: seen.picture, target: "_blank", title: "Open in full size"});
+        Object.assign(link, {href: seen.picture, target: "_blank", title: t("Open in full size")});
         const image = make("img");
-        Object.assign(image, {src: seen.picture, alt: `Preview at step ${job.preview.step}: ${job.preview.prompt}`});
+        Object.assign(image, {src: seen.picture, alt: t("Preview at step {0}: {1}", job.preview.step, job.preview.prompt)});
         link.append(image);
-        place.replaceChildren(link, make("figcaption", "", `Step ${job.preview.step} · ${job.preview.prompt}`));
+        place.replaceChildren(link, make("figcaption", "", t("Step {0} · {1}", job.preview.step, job.preview.prompt)));
     }
 
     function setDisabled(selector, disabled) {
@@ -408,62 +552,19 @@
 
     function drawChart() {
         const place = slot("chart");
-        if (!place) return;
-        const points = seen.losses.filter(([, loss]) => Number.isFinite(loss));
-        const width = Math.floor(place.clientWidth);
-        const sign = `${seen.run}/${points.length}/${width}`;
-        if (drawn.chart === sign && place.childElementCount === 1) return;
-        drawn.chart = sign;
-        if (points.length < 2) {
-            place.replaceChildren(make("p", "lora-ext-empty", "The loss curve appears here."));
-        } else {
-            place.innerHTML = chart(points, width);
+        if (!place || !window.loraExtChart) return;
+        const points = seen.losses;
+        const mean = smooth(points);
+        const now = mean.length ? mean[mean.length - 1][1].toPrecision(3) : "";
+        const made = window.loraExtChart(place, {
+            title: (first, last) => t("Loss from step {0} to {1}, now about {2}", first, last, now),
+            lines: [{kind: "raw", name: "Loss", points}, {kind: "mean", name: "Smoothed", points: mean}],
+            key: seen.run,
+        });
+        if (!made && !place.querySelector(".lora-ext-empty")) {
+            place.replaceChildren(make("p", "lora-ext-empty", t("The loss curve appears here.")));
         }
     }
-
-    // Numbers only go into this HTML, nothing a user wrote.
-    function chart(points, width) {
-        const mean = smooth(points);
-        const losses = points.map(([, loss]) => loss).sort((a, b) => a - b);
-        // A single spike must not press the curve flat.
-        const top = Math.max(losses[Math.floor(0.98 * (losses.length - 1))], ...ends(mean)) * 1.05 || 1;
-        const low = Math.min(losses[0], top) * 0.95;
-        const last = points[points.length - 1][0];
-        const first = points[0][0] < last / 10 ? 0 : points[0][0];
-        const right = width - MARGIN.right;
-        const bottom = CHART_HEIGHT - MARGIN.bottom;
-        const x = (step) => MARGIN.left + ((step - first) / Math.max(1, last - first)) * (right - MARGIN.left);
-        const y = (loss) => bottom - ((Math.min(loss, top) - low) / (top - low || 1)) * (bottom - MARGIN.top);
-        const path = (some) => thin(some, width).map(([s, l], i) => `${i ? "L" : "M"}${x(s).toFixed(1)} ${y(l).toFixed(1)}`).join("");
-        const rows = ticks(low, top, 4).map((value) =>
-            `<line x1="${MARGIN.left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>` +
-            `<text x="${MARGIN.left - 6}" y="${y(value) + 4}" text-anchor="end">${short(value)}</text>`);
-        const columns = ticks(first, last, Math.max(3, Math.floor(width / 90))).map((value) =>
-            `<text x="${x(value)}" y="${CHART_HEIGHT - 6}" text-anchor="middle">${short(value)}</text>`);
-        const label = `Loss from step ${first} to ${last}, now about ${mean[mean.length - 1][1].toPrecision(3)}`;
-        return `<svg role="img" aria-label="${label}" width="${width}" height="${CHART_HEIGHT}">` +
-            `<g class="lora-ext-grid">${rows.join("")}${columns.join("")}</g>` +
-            `<path class="lora-ext-raw" d="${path(points)}"/><path class="lora-ext-mean" d="${path(mean)}"/></svg>`;
-    }
-
-    const ends = (points) => [points[0][1], points[points.length - 1][1]];
-
-    function thin(points, most) {
-        const stride = Math.ceil(points.length / Math.max(50, most));
-        return stride === 1 ? points : points.filter((_, i) => i % stride === 0 || i === points.length - 1);
-    }
-
-    // Round numbers between two ends, about `count` of them.
-    function ticks(low, high, count) {
-        const rough = (high - low) / count || 1;
-        const power = 10 ** Math.floor(Math.log10(rough));
-        const size = power * [1, 2, 5, 10].find((m) => m * power >= rough);
-        const out = [];
-        for (let value = Math.ceil(low / size) * size; value <= high + size * 1e-9; value += size) out.push(value);
-        return out;
-    }
-
-    const short = (value) => String(Number(value.toPrecision(3)));
 
     setInterval(tick, 250);
 })();

@@ -18,6 +18,8 @@ class Reach:
 
     local: bool
     folders: Callable[[], Sequence[Path]]
+    how: str = "Put it there, or add its folder in the settings of the server."
+    """What to do to have another folder allowed."""
 
     def check(self, path: Path, field: str = "path") -> Path:
         """The path, absolute, with links and `..` followed.
@@ -34,5 +36,5 @@ class Reach:
         if any(real.is_relative_to(folder) for folder in allowed):
             return real
         named = ", ".join(map(str, allowed)) or "none is configured"
-        fix = "Put it there, or add its folder in the settings of the server."
-        raise BadInput(Problem(field, "this server is open to others, so paths are limited", named, str(path), fix))
+        what = "this server is open to others, so paths are limited"
+        raise BadInput(Problem(field, what, named, str(path), self.how))

@@ -15,11 +15,24 @@ def panel(page_key: str) -> str:
   </div>
   <div class="lora-ext-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"
     aria-valuenow="0"><i data-slot="bar"></i></div>
+  <div class="lora-ext-steer" role="group" aria-label="The running job" hidden>
+    <button type="button" class="lora-ext-button" id="lora_ext_pause" data-wish="pause" hidden>Pause</button>
+    <button type="button" class="lora-ext-button" id="lora_ext_resume" data-wish="resume" hidden>Resume</button>
+    <button type="button" class="lora-ext-button" id="lora_ext_save" data-wish="save" hidden>Save now</button>
+    <button type="button" class="lora-ext-button" id="lora_ext_preview" data-wish="preview" hidden>Preview now</button>
+    <button type="button" class="lora-ext-button" id="lora_ext_stop" data-wish="stop" hidden>Stop and keep</button>
+    <button type="button" class="lora-ext-button" id="lora_ext_abort" data-wish="abort" hidden>Abort</button>
+  </div>
+  <p class="lora-ext-told" data-slot="told" role="status"></p>
+  <div class="lora-ext-offers" data-slot="offers" role="status"></div>
   <dl class="lora-ext-facts">
     <div><dt>Epoch</dt><dd data-slot="epoch">–</dd></div>
     <div><dt>Loss</dt><dd data-slot="loss">–</dd></div>
     <div><dt>Learning rate</dt><dd data-slot="rate">–</dd></div>
     <div><dt data-slot="clock">Time left</dt><dd data-slot="left">–</dd></div>
+    <div><dt>Speed</dt><dd data-slot="speed">–</dd></div>
+    <div hidden><dt>Held-out loss</dt><dd data-slot="held"></dd></div>
+    <div hidden><dt>VRAM</dt><dd data-slot="memory"></dd></div>
   </dl>
   <div class="lora-ext-problem" data-slot="problem" role="alert"></div>
   <div class="lora-ext-saved" data-slot="saved" aria-live="polite"></div>

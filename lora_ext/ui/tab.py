@@ -28,12 +28,12 @@ def build(service: Service) -> gr.Blocks:
             with gr.Column(scale=2, min_width=320, elem_id="lora_ext_side"):
                 with gr.Row(elem_id="lora_ext_buttons"):
                     start = gr.Button("Start training", variant="primary", elem_id="lora_ext_start")
-                    stop = gr.Button("Stop training", elem_id="lora_ext_stop")
+                    add = gr.Button("Add to queue", elem_id="lora_ext_add")
                 restore = gr.Button("Show settings of the run", elem_id="lora_ext_restore")
                 reply = silent(gr.HTML(answer(), elem_id="lora_ext_reply"))
                 silent(gr.HTML(panel(service.page_key), elem_id="lora_ext_panel"))
         start.click(_starter(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
-        stop.click(_stopper(service), inputs=[], outputs=[reply], **QUIET)
+        add.click(_adder(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
         restore.click(_restorer(service, fields), inputs=[], outputs=list(fields.values()), **QUIET)
     return blocks
 
@@ -76,15 +76,18 @@ QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Butt
 """No spinner over the panel while a click is answered."""
 
 
-def answer(problems: Iterable[ProblemView] = (), error: str = "") -> str:
+def answer(problems: Iterable[ProblemView] = (), error: str = "", said: str = "") -> str:
     """What a click says: a general line, and every problem for the page's script to put beside its field.
 
-    `data-id` is new each time, so that the script sees a second answer that reads like the first.
+    `data-id` is new each time, so that the script sees a second answer that reads like the first. `said` is what is
+    told when all is well.
     """
     listed = list(problems)
     facts = f'data-id="{secrets.token_hex(4)}" data-problems="{escape(json.dumps(listed), quote=True)}"'
     if not listed and not error:
-        return f'<div class="lora-ext-reply" {facts}></div>'
+        if not said:
+            return f'<div class="lora-ext-reply" {facts}></div>'
+        return f'<div class="lora-ext-reply lora-ext-said" role="status" {facts}><p>{escape(said)}</p></div>'
     line = error or "Not started. Please look at what is marked in red."
     items = "".join(_item(p) for p in listed)
     return f'<div class="lora-ext-reply lora-ext-bad" role="alert" {facts}><p>{escape(line)}</p><ul>{items}</ul></div>'
@@ -97,23 +100,30 @@ def _item(problem: ProblemView) -> str:
 
 def _starter(service: Service, fields: Fields) -> Callable[[dict[Component, object]], str]:
     def start(data: dict[Component, object]) -> str:
-        try:
-            service.start({name: raw(data[field]) for name, field in fields.items()})
-        except BadInput as e:
-            return answer(view(p) for p in e.problems)
-        except Exception as e:  # the edge: the user must see it, whatever it is
-            return answer(error=f"{type(e).__name__}: {e}")
-        return answer()
+        return _answered(lambda: service.start(_values(data, fields)))
 
     return start
 
 
-def _stopper(service: Service) -> Callable[[], str]:
-    def stop() -> str:
-        service.stop()
-        return answer()
+def _adder(service: Service, fields: Fields) -> Callable[[dict[Component, object]], str]:
+    def add(data: dict[Component, object]) -> str:
+        return _answered(lambda: service.queue.add(_values(data, fields)), "Added to the queue.")
 
-    return stop
+    return add
+
+
+def _values(data: dict[Component, object], fields: Fields) -> dict[str, object]:
+    return {name: raw(data[field]) for name, field in fields.items()}
+
+
+def _answered(work: Callable[[], object], said: str = "") -> str:
+    try:
+        work()
+    except BadInput as e:
+        return answer(view(p) for p in e.problems)
+    except Exception as e:  # the edge: the user must see it, whatever it is
+        return answer(error=f"{type(e).__name__}: {e}")
+    return answer(said=said)
 
 
 def _restorer(service: Service, fields: Fields) -> Callable[[], list[object]]:

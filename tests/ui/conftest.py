@@ -79,12 +79,17 @@ def open_page(browser, address):
 
     contexts, crashes = [], []
 
-    def opened(size=None, dark=False):
-        context = browser.new_context(viewport=size or WIDE, color_scheme="dark" if dark else "light")
+    def blamable(line):
+        """An error of a script; what could not be fetched is the test's doing, or asked for by gradio itself."""
+        return line.type == "error" and "Failed to load resource" not in line.text
+
+    def opened(size=None, dark=False, **more):
+        context = browser.new_context(viewport=size or WIDE, color_scheme="dark" if dark else "light", **more)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda crash: crashes.append(str(crash)))
+        page.on("console", lambda line: crashes.append(line.text) if blamable(line) else None)
         page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
         ready(page)
         return page

@@ -68,7 +68,7 @@ class Script:
                 time.sleep(self.pause)
             yield Notice("<b>3 pictures</b> have no caption; the concept name is used.")
             yield Stage("Training", 0, total)
-            self.hold.wait(30)
+            self.hold.wait(600)
             for step in range(1, total + 1):
                 if self.failing and step == total // 2:
                     raise self.failing
