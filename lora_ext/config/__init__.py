@@ -9,6 +9,7 @@ from lora_ext.config.data import DataConfig, DataSetConfig
 from lora_ext.config.declare import MOST_SEED, Setting, Value, setting
 from lora_ext.config.host import CheckpointConfig, GenerateConfig, PictureConfig, ServeConfig, UiConfig
 from lora_ext.config.loss import LossConfig
+from lora_ext.config.memory import MemoryConfig
 from lora_ext.config.network import NetworkConfig
 from lora_ext.config.optim import OptimConfig
 from lora_ext.config.preview import PreviewConfig
@@ -28,6 +29,7 @@ __all__ = [
     "DataSetConfig",
     "GenerateConfig",
     "LossConfig",
+    "MemoryConfig",
     "NetworkConfig",
     "OptimConfig",
     "PictureConfig",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lora_ext.config.data import DataConfig
 from lora_ext.config.loss import LossConfig
+from lora_ext.config.memory import MemoryConfig
 from lora_ext.config.network import NetworkConfig
 from lora_ext.config.optim import OptimConfig
 from lora_ext.config.preview import PreviewConfig
@@ -21,6 +22,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     text: TextConfig = field(default_factory=TextConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from lora_ext.adapters import Adapter
+from lora_ext.adapters import Adapter, LoraAdapter
+from lora_ext.adapters.full import FullAdapter
+from lora_ext.adapters.loha import LohaAdapter
+from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.layers import ConvGeometry, Layer, LayerName
 from lora_ext.model import module_of
+from lora_ext.training.dropping import Dropping
+from lora_ext.training.small_weights import SmallLinear
+
+BLIND = (LoraAdapter, LohaAdapter, LokrAdapter, FullAdapter)
+"""Kinds that do not look at the values of W0."""
 
 
 class Adapted(nn.Module):
@@ -22,6 +30,7 @@ class Adapted(nn.Module):
         self.base = base
         self.adapter = adapter
         self.geometry = _geometry(base)
+        self._outline = isinstance(_bare(adapter), BLIND)
 
     @property
     def weight(self) -> Tensor:
@@ -40,9 +49,14 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + b + ΔW x; shapes as the layer's."""
         out: Tensor = self.base(x)
-        delta = self.adapter.forward_delta(x, self.weight, self.geometry)
+        weight = self.base.outline if self._outline and isinstance(self.base, SmallLinear) else self.weight
+        delta = self.adapter.forward_delta(x, weight, self.geometry)
         # nothing needs the frozen layer's own output again, so the sum may stand in its place
         return out.add_(delta) if out.dtype == delta.dtype else out + delta
+
+
+def _bare(adapter: Adapter) -> Adapter:
+    return adapter.adapter if isinstance(adapter, Dropping) else adapter
 
 
 def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from lora_ext.config import TrainConfig, preview_wishes
 from lora_ext.data import DataReport, scan
@@ -14,8 +16,9 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
 from lora_ext.training.creation import check_network, read_start
-from lora_ext.training.optimizers import check_optimizer, finds_rate
+from lora_ext.training.optimizers import check_optimizer, finds_rate, install_line
 from lora_ext.training.precision import Arithmetic
+from lora_ext.training.small_weights import Bits, check_small
 from lora_ext.training.state import Identity, StateFile
 from lora_ext.training.targets import file_bytes, plan, text_rates
 
@@ -35,6 +38,7 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
         *_learning(config),
         *_fit(model, config),
         *_precision(model, config),
+        *_memory(model, config),
         *_loss(model, config),
         *_optimizer(model, config),
         *_network(model, config),
@@ -220,6 +224,17 @@ def _rates(model: LiveModel, config: TrainConfig) -> list[float]:
     except BadInput:
         return []
     return [rate * ratio for rate in dict.fromkeys(rates) for ratio in {1.0, config.optim.loraplus_ratio}]
+
+
+def _memory(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:
+    """What the chosen way to hold the model needs and is not there."""
+    bits, attention = config.memory.base_weights, config.memory.attention
+    if bits != "as_loaded":
+        yield from check_small(cast(Bits, bits), model.device)
+    if attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        yield Problem("attention", "the package xformers is not installed", fix=install_line("xformers"))
+    elif attention == "xformers" and model.device.type != "cuda":
+        yield Problem("attention", "xformers runs on an NVIDIA card only", "sdpa here", attention)
 
 
 def _precision(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -16,7 +17,9 @@ from lora_ext.layers import BIAS, Layer, LayerTable
 from lora_ext.live import LiveModel
 from lora_ext.model.architecture import Architecture
 from lora_ext.training.adapter_walk import AdapterWalk, file_shapes, learnt_numbers
+from lora_ext.training.levels import checkpoints
 from lora_ext.training.precision import DTYPES, Arithmetic
+from lora_ext.training.small_weights import BYTES, Bits
 from lora_ext.training.tape import FULL, Ghost, Tape
 from lora_ext.training.targets import Target, plan, text_rates
 from lora_ext.training.text_walk import walk_text
@@ -173,12 +176,16 @@ class _Run:
         return self.tape.flops
 
     def _weights(self, *components: str) -> int:
-        numbers = sum(
-            math.prod(layer.shape) for layer in self.table.layers.values() if layer.name.component in components
-        )
         held = self.card.weights.itemsize
         copied = FULL if self.card.compute is torch.float32 and held < FULL else 0
-        return numbers * (held + copied)
+        bits = self.config.memory.base_weights
+        total = 0.0
+        for layer in self.table.layers.values():
+            if layer.name.component in components:
+                small = bits != "as_loaded" and layer.op == "linear" and layer.name.component == "unet"
+                each = BYTES[cast(Bits, bits)] if small else held + copied
+                total += math.prod(layer.shape) * each
+        return int(total)
 
     def _taped(self) -> Tape:
         config, arch = self.config, self.arch
@@ -200,7 +207,8 @@ class _Run:
         return tape
 
     def _again(self, level: int, block: str) -> bool:
-        return self.config.optim.checkpointing
+        where = self.config.memory.checkpointing_where if self.config.optim.checkpointing else ""
+        return checkpoints(where, level, len(self.arch.unet.channels))
 
     def _layers(self, component: str) -> tuple[dict[str, Layer], frozenset[str]]:
         own = [layer for layer in self.table.layers.values() if layer.name.component == component]
@@ -266,7 +274,10 @@ def _optim(config: TrainConfig, **values: object) -> TrainConfig:
 
 
 def _checkpointed(config: TrainConfig) -> TrainConfig | None:
-    return None if config.optim.checkpointing else _optim(config, checkpointing=True)
+    if config.optim.checkpointing and config.memory.checkpointing_where == "all":
+        return None
+    whole = replace(config, memory=replace(config.memory, checkpointing_where="all"))
+    return _optim(whole, checkpointing=True)
 
 
 def _smaller_batch(config: TrainConfig) -> TrainConfig | None:
@@ -280,6 +291,15 @@ def _without_text(config: TrainConfig) -> TrainConfig | None:
 
 def _eight_bit(config: TrainConfig) -> TrainConfig | None:
     return _optim(config, optimizer="adamw8bit") if config.optim.optimizer == "adamw" else None
+
+
+def _in_bits(bits: str) -> Callable[[TrainConfig], TrainConfig | None]:
+    def change(config: TrainConfig) -> TrainConfig | None:
+        if config.memory.base_weights != "as_loaded":
+            return None
+        return replace(config, memory=replace(config.memory, base_weights=bits))
+
+    return change
 
 
 def _half_rank(config: TrainConfig) -> TrainConfig | None:
@@ -296,6 +316,8 @@ CHANGES: tuple[tuple[str, str, Callable[[TrainConfig], TrainConfig | None]], ...
     ("checkpointing", "Turn on gradient checkpointing (same result, slower)", _checkpointed),
     ("batch_size", "Halve the batch size and double the gradient accumulation (same result, slower)", _smaller_batch),
     ("optimizer", "Take adamw8bit (needs bitsandbytes)", _eight_bit),
+    ("base_weights", "Hold the model's weights in 8 bits (needs bitsandbytes)", _in_bits("8bit")),
+    ("base_weights", "Hold the model's weights in 4 bits (needs bitsandbytes)", _in_bits("4bit")),
     ("text_encoder_lr", "Leave the text encoder alone", _without_text),
     ("rank", "Halve the rank", _half_rank),
     ("resolution", "Train at three quarters of the resolution", _smaller_pictures),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,9 @@ from lora_ext.model import (
     added_conditioning,
     build_text,
     build_unet,
-    checkpoint_gradients,
 )
 from lora_ext.training.adapted import attach
+from lora_ext.training.arranged import arrange
 from lora_ext.training.captions import encoded
 from lora_ext.training.creation import create_adapters
 from lora_ext.training.dropping import Dropping, Rates, Roll
@@ -32,6 +32,7 @@ from lora_ext.training.optimizer import ParameterGroup
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.recipes import loss_recipe, noise_recipe, timestep_range
 from lora_ext.training.shifted import attach_shifts
+from lora_ext.training.small_weights import Bits, shrink
 from lora_ext.training.targets import Target, plan
 
 UNET_PREFIX = "model.diffusion_model."
@@ -78,10 +79,12 @@ class Learner:
         self.recipe, self.noise_recipe = loss_recipe(config.loss), noise_recipe(config.loss)
         self.timesteps = timestep_range(config.loss)
         self.clip_skip = clip_skip(model, config)
-        self.checkpointing = config.optim.checkpointing
+        self.small = config.memory.base_weights != "as_loaded"
+        self.checkpointing = config.optim.checkpointing and config.memory.checkpointing_where == "all"
         self.unet: nn.Module | None = None
         self.text: TextEncoders | None = None
-        self.parts: tuple[Part, ...] = ("unet", "te") if self._of("te") else ("unet",)
+        unet: tuple[Part, ...] = () if self.small else ("unet",)  # of small weights there is a copy on the device
+        self.parts: tuple[Part, ...] = (*unet, "te") if self._of("te") else unet
         for name, target in self.targets.items():
             self.adapters[name].requires_grad_(target.rate > 0)
         self._build()
@@ -198,7 +201,7 @@ class Learner:
 
     def settle(self) -> None:
         """Build the modules anew if the host moved the tensors meanwhile (to make room for a preview)."""
-        if _addresses(self._live()) != self._built_over:
+        if self.unet is None or _addresses(self._live()) != self._built_over:
             self._build()
 
     def _build(self) -> None:
@@ -206,10 +209,13 @@ class Learner:
         self.session.place(*self.parts)
         arch, tensors = self.model.architecture, self._live()
         self._built_over = _addresses(tensors)
-        unet: nn.Module = build_unet(arch, self.arithmetic.tensors(tensors, (UNET_PREFIX,)))
+        unet = build_unet(arch, self.arithmetic.tensors(tensors, (UNET_PREFIX,)))
+        memory = self.config.memory
+        if memory.base_weights != "as_loaded":
+            shrink(unet, cast(Bits, memory.base_weights), self.model.device)
         self._attach(unet, self._of("unet"))
-        if self.checkpointing:
-            checkpoint_gradients(unet)  # the UNet alone: text encoders hold little
+        where = memory.checkpointing_where if self.config.optim.checkpointing else ""
+        arrange(unet, memory, "all" if self.checkpointing else where)  # the UNet alone: text encoders hold little
         self.unet, self.text = unet, None
         if "te" in self.parts:
             self.text = build_text(arch, self.arithmetic.tensors(tensors, text_prefixes(arch)))

@@ -109,7 +109,7 @@ def finds_rate(optim: OptimConfig) -> bool:
 
 def install_line(package: str) -> str:
     """How to install a package into this very Python without moving the versions of what is there."""
-    limit = "<0.46" if package == "bitsandbytes" and torch.__version__.startswith(("2.0", "2.1", "2.2")) else ""
+    limit = "<0.46" if package == "bitsandbytes" and torch.__version__.startswith(("2.0.", "2.1.", "2.2.")) else ""
     return f'Install it with: "{sys.executable}" -m pip install --no-deps "{package}{limit}"'
 
 

@@ -306,6 +306,8 @@ class Run:
         yield Stage("Training", self.step, self.length.total)
 
     def _previews(self) -> Iterator[Preview | Notice]:
+        if self.learner.small:
+            self.learner.let_go()  # the host's own weights come to the device for the picture
         with self.stepper.shown():
             made = previews(self.model, self.config.preview, self.learner, self.step)
         self.learner.settle()

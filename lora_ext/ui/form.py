@@ -16,6 +16,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "network": "LoRA",
     "text": "Captions",
     "optim": "Learning",
+    "memory": "Memory",
     "loss": "Noise and loss",
     "save": "Saving",
     "preview": "Previews",
