@@ -200,7 +200,7 @@ def test_precision(tmp_path, plain):
 @about("checkpointing")
 def test_checkpointing(tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr("lora_ext.training.learner.checkpoint_gradients", called.append)
+    monkeypatch.setattr("lora_ext.training.arranged.checkpoint_gradients", called.append)
     run(tmp_path / "a", max_steps=1)
     assert not called
     run(tmp_path / "b", max_steps=1, checkpointing=True)
