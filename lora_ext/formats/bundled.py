@@ -60,5 +60,6 @@ def _checked(path: Path, key: str, tensor: Tensor) -> Tensor:
         what = f"{key} holds NaN or infinity"
     if what:
         got = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        raise BadInput(Problem(os.fspath(path), what, "finite numbers, [vectors, width]", got))
+        fix = "Make the file again without this embedding."
+        raise BadInput(Problem(os.fspath(path), what, "finite numbers, [vectors, width]", got, fix))
     return tensor.to(torch.float32, copy=True).reshape(-1, tensor.shape[-1])

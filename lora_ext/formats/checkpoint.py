@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from lora_ext.formats.file_bytes import kind_of_file, whole_file
 from lora_ext.formats.pickle_file import PickleFile, open_legacy, open_zip
 from lora_ext.formats.safetensors_file import Header, read_header, tensors_of
 
+AGAIN = "The file is damaged: download or make it again."
+"""What to do where nothing better is known."""
 Layout = Header | PickleFile
 """A file's table of contents."""
 
@@ -60,6 +63,8 @@ def open_layout(path: Path) -> Layout:
         if kind == "zip":
             return open_zip(path)
         return open_legacy(path) if kind == "pickle" else read_header(path)
+    except BadInput as e:
+        raise BadInput(*(replace(problem, fix=problem.fix or AGAIN) for problem in e.problems)) from None
     except OSError as e:
         raise BadInput(Problem(os.fspath(path), "the file cannot be read", got=str(e)[:200])) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from lora_ext.formats.found import Found
 from lora_ext.formats.hashes import content_identity
 from lora_ext.formats.names import NameTable
 from lora_ext.formats.peft_config import PeftSettings, peft_settings
-from lora_ext.formats.refusal import broken_layers, nothing_fits, refuse_other_models
+from lora_ext.formats.refusal import broken_layers, nothing_fits, placed, refuse_other_models
 from lora_ext.formats.sorting import sort_by_layer
 from lora_ext.layers import Family, LayerName
 
@@ -121,4 +120,4 @@ class _Made:
     def _placed(self, found: Found, problem: Problem) -> Problem:
         """Name the file and the tensor as the file spells it."""
         place = found.keys.get(problem.field, f"{found.prefix}.{problem.field}")
-        return dataclasses.replace(problem, field=f"{os.fspath(self._path)}: {place}")
+        return placed(problem, f"{os.fspath(self._path)}: {place}")

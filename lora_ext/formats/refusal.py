@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,8 @@ SHOWN = 8
 """Problems and names listed in one message; the rest is counted."""
 MISFIT = "does not fit a layer of shape"
 """How adapters say that a tensor has another size."""
+ELSEWHERE = "It is damaged or for another model; nothing of it is used."
+ANEW = "Download it or train it again; nothing of it is used."
 CHECKPOINT_SIGN = "model.diffusion_model."
 
 
@@ -71,6 +74,11 @@ def broken_layers(
             )
         )
     return several(problems)
+
+
+def placed(problem: Problem, field: str) -> Problem:
+    """A layer's problem, with the tensor's place, and what to do if the problem itself does not tell."""
+    return replace(problem, field=field, fix=problem.fix or (ELSEWHERE if MISFIT in problem.what else ANEW))
 
 
 def several(problems: Sequence[Problem]) -> BadInput:

@@ -76,7 +76,9 @@ def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sor
         own = canonical(rest)
         entry = found.setdefault(layer.name, Found(layer, key[: -len(rest) - 1], {}, {}))
         if own in entry.tensors:
-            problems.append(Problem(os.fspath(path), f"{key} and {entry.keys[own]} name the same tensor"))
+            what = f"{key} and {entry.keys[own]} name the same tensor"
+            fix = "Which of them counts cannot be told: convert or download it again."
+            problems.append(Problem(os.fspath(path), what, "one spelling of a name", "two", fix))
         entry.tensors[own], entry.keys[own] = tensor, key
     if problems:
         raise several(problems)

@@ -123,7 +123,7 @@ def load_one(file: io.BytesIO) -> object:
     except KeyError as e:
         raise pickle.UnpicklingError(f"it uses the instruction {e}, which no model needs") from None
     except DAMAGED as e:
-        raise pickle.UnpicklingError(f"it is damaged ({e})") from None
+        raise pickle.UnpicklingError(f"it is damaged ({str(e) or type(e).__name__})") from None
 
 
 class _Inert:

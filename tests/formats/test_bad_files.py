@@ -93,6 +93,7 @@ def test_damaged_files(tmp_path, case, suffix):
             read()
         assert str(path) in str(caught.value)
         assert len(caught.value.problems) == 1
+        assert caught.value.problems[0].fix.endswith("."), "what to do is not told"
     if case not in {"no data", "data cut off"}:
         with pytest.raises(BadInput):
             read_info(path)

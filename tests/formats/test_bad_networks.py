@@ -140,6 +140,9 @@ def test_bad_file_is_named_and_others_apply_exactly(tmp_path, title):
     message = str(caught.value)
     assert str(path) in message and word in message
     assert len(message.splitlines()) <= 9
+    for problem in caught.value.problems:
+        assert problem.what and (problem.expected or problem.got), "what is wrong is not told"
+        assert problem.fix.endswith("."), "what to do is not told"
     assert all(torch.equal(tensor, alone[key]) and tensor.isfinite().all() for key, tensor in tensors.items())
     patcher.clear()
     assert all(torch.equal(tensor, before) for tensor, before in zip(tensors.values(), weights().values(), strict=True))
