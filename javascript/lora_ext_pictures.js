@@ -781,7 +781,7 @@
     }, true);
 
     window.loraExtPictures = {
-        state, part, answer, change, scope, sort, drawAll, refilter, tagsOf, fail, commit, choose,
+        state, part, answer, ask, change, scope, sort, drawAll, refilter, tagsOf, fail, commit, choose,
         onDraw: (listener) => listeners.push(listener),
     };
 

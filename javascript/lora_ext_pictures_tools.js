@@ -112,7 +112,7 @@
             captioners = got.captioners;
             job = got.job;
             if (before !== JSON.stringify([captioners, job])) drawCaptioning();
-            if (ended) desk().change("refresh").catch(() => {});
+            if (ended) desk().ask();
         } catch { /* asked again */ } finally {
             asking = false;
         }

@@ -30,7 +30,7 @@ def tabs() -> list[tuple[gr.Blocks, str, str]]:
 
 def started(_: gr.Blocks | None, app: FastAPI) -> None:
     """Routes for this app, and the tags: the builtin registers itself later than `before_ui` would allow."""
-    mount(app, service, [Depends(webui.guard)])
+    mount(app, service, [Depends(webui.guard)], webui.captioners())
     webui.take_over(library)
     shelf.start(app, [Depends(webui.guard)])
 

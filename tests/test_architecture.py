@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": {"adapters", "layers", "errors"},
     "model": {"layers", "errors"},
     "patching": {"adapters", "layers", "errors"},
-    "captioner": set(),
+    "captioner": {"errors"},
     "live": {"model", "patching", "adapters", "layers", "errors"},
     "diffusion": set(),
     "config_import": {"config", "errors"},

@@ -44,7 +44,7 @@ def text(body: Body, name: str) -> str:
     return value
 
 
-def numbers(body: Body) -> list[int] | None:
+def number_list(body: Body) -> list[int] | None:
     """Numbers of pictures; None (all) when they are left out."""
     value = body.get("numbers")
     if value is None:

@@ -14,9 +14,8 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lora_ext.api.body import Body, text
-from lora_ext.api.door import Route
+from lora_ext.api.door import Route, both_doors
 from lora_ext.api.goal import changing
-from lora_ext.api.pictures import both_doors
 from lora_ext.api.reach import Reach
 from lora_ext.config import TrainConfig, Value, flat, read, settings
 from lora_ext.config_import import EXTENSIONS, Import, flattened, parse_file, read_foreign, to_sd_scripts
@@ -42,9 +41,8 @@ class ExchangeRoutes:
 
     def routes(self) -> Iterable[Route]:
         """Every address of the group, for programs and for the page."""
-        key = self._service.page_key
-        yield from both_doors("POST", "/settings/import", self.take_in, key)
-        yield from both_doors("POST", "/settings/export", self.give_out, key)
+        yield from both_doors("POST", "/settings/import", self.take_in)
+        yield from both_doors("POST", "/settings/export", self.give_out)
 
     async def take_in(self, request: Request) -> JSONResponse:
         """Read a settings file: `path`, or `name` and `text` of an uploaded one.

@@ -11,9 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from lora_ext.api.body import Body, object_of
-from lora_ext.api.door import NO_STORE, Route, foreign, refused, same_site
+from lora_ext.api.door import NO_STORE, Route, both_doors, foreign, refused, same_site
 from lora_ext.api.forecast import count, filled_in
-from lora_ext.api.pictures import both_doors
 from lora_ext.api.reach import Reach
 from lora_ext.config import TrainConfig, settings
 from lora_ext.config.dataset_lines import parse_line
@@ -34,10 +33,9 @@ class GoalRoutes:
 
     def routes(self) -> Iterable[Route]:
         """Every address of the group, for programs and for the page."""
-        key = self._service.page_key
-        yield from both_doors("GET", "/model", self.model, key)
-        yield from both_doors("POST", "/suggestion", self.suggestion, key)
-        yield from both_doors("POST", "/forecast", self.forecast, key)
+        yield from both_doors("GET", "/model", self.model)
+        yield from both_doors("POST", "/suggestion", self.suggestion)
+        yield from both_doors("POST", "/forecast", self.forecast)
 
     async def model(self, _: Request) -> JSONResponse:
         """The model that would be trained and its card; 422 where there is none."""

@@ -9,6 +9,7 @@ from typing import cast
 from fastapi import FastAPI
 from fastapi.params import Depends
 
+from lora_ext.api.captioning import CaptionRoutes
 from lora_ext.api.door import PREFIX, Routes, guards
 from lora_ext.api.exchange import ExchangeRoutes
 from lora_ext.api.goal import GoalRoutes
@@ -19,6 +20,7 @@ from lora_ext.api.queue import QueueRoutes
 from lora_ext.api.reach import Reach
 from lora_ext.api.schema import SchemaRoutes
 from lora_ext.api.service import make_service
+from lora_ext.captioner import Captioners
 from lora_ext.live import LiveModel
 from lora_ext.ui import Service, serve
 
@@ -26,29 +28,34 @@ PORT = 7861
 NAME = "lora_ext"
 """Of every route of ours, so that a second `mount` finds those of the first."""
 
+NONE_BROUGHT = Captioners()
 
-def groups(service: Service) -> tuple[Routes, ...]:
-    """Every group of routes over a service; a new group is added here."""
+
+def groups(service: Service, brought: Captioners) -> tuple[Routes, ...]:
+    """Every group of routes over a service and what the host brings; a new group is added here."""
     reach = cast(Reach, service.reach)  # `make_service` took one
     return (
         JobRoutes(service),
         QueueRoutes(service),
-        PictureRoutes(service, reach),
+        PictureRoutes(reach),
+        CaptionRoutes(service, brought),
         GoalRoutes(service, reach),
         PresetRoutes(service),
         ExchangeRoutes(service, reach),
     )
 
 
-def mount(app: FastAPI, service: Service, dependencies: Sequence[Depends] = ()) -> None:
+def mount(
+    app: FastAPI, service: Service, dependencies: Sequence[Depends] = (), brought: Captioners = NONE_BROUGHT
+) -> None:
     """Add the routes to `app`, before its own ones, so that a catch-all does not hide them.
 
     May be called again for the same app (the routes are replaced) and for a new one (Reload UI makes one).
-    `dependencies` guard everything but the tab's own routes.
+    `dependencies` guard everything but the tab's own routes; `brought` are the host's models that describe pictures.
     """
     app.router.routes[:] = [r for r in app.router.routes if not _ours(r)]
     others = list(app.router.routes)
-    all_routes = [route for group in groups(service) for route in group.routes()]
+    all_routes = [route for group in groups(service, brought) for route in group.routes()]
     for route in (*all_routes, *SchemaRoutes(all_routes).routes()):
         app.add_api_route(
             PREFIX + route.path,

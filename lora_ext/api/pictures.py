@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import get_args
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from lora_ext.api.body import asked, numbers, object_of, text, texts, whole
-from lora_ext.api.door import NO_STORE, Endpoint, Route, foreign, from_page, refused, same_site
+from lora_ext.api.body import asked, number_list, object_of, text, texts, whole
+from lora_ext.api.door import NO_STORE, Route, both_doors, refused
 from lora_ext.api.reach import Reach
 from lora_ext.config import DataSetConfig, read, settings
 from lora_ext.data.editing import Answer, Desk, EditSet, Saved
@@ -22,9 +22,7 @@ from lora_ext.data.editing.bulk import Bulk, apply
 from lora_ext.data.editing.receiving import receive
 from lora_ext.data.set_scan import picture_folder
 from lora_ext.errors import BadInput, Problem
-from lora_ext.ui import Service, view
-
-Result = TypeVar("Result")
+from lora_ext.ui import view
 
 FIRST_LOOK = 0.15
 """Seconds: a small folder is read within them, and the first answer is the whole one."""
@@ -47,38 +45,43 @@ desk = Desk(lambda: cache_folder() / "thumbnails")
 """The process's one: captions that are not saved outlive a host's Reload UI and any page."""
 
 
+SINCE = {"after": "the revision of an earlier answer; only what is newer is sent"}
+SETTINGS = {"images": "the folder", "resolution": "and all other settings of a data set, as in settings"}
+FILE = {"folder": "where it goes", "name": "what it is called; the body is the file"}
+VIEW = {"view": "which variation, from 0"}
+BULK = {
+    "action": "add, add_front, remove, replace_tag, replace_text, replace_pattern, trigger or sort",
+    "words": "tags, or what is replaced",
+    "replacement": "what it is replaced with",
+    "numbers": "of the pictures; left out: all",
+}
+
+
 class PictureRoutes:
     """The handlers; bound to one service."""
 
-    def __init__(self, service: Service, reach: Reach) -> None:
-        self._service = service
+    def __init__(self, reach: Reach) -> None:
         self._reach = reach
 
     def routes(self) -> Iterable[Route]:
         """Every address of the group, for programs and for the page."""
-        listed: list[tuple[Literal["GET", "POST", "PUT", "DELETE"], str, Endpoint]] = [
-            ("POST", "/pictures", self.open),
-            ("PUT", "/picture-file", self.receive),
-            ("GET", "/pictures/{key}", self.state),
-            ("GET", "/pictures/{key}/thumbnail/{number}", self.thumbnail),
-            ("GET", "/pictures/{key}/whole/{number}", self.whole),
-            ("GET", "/pictures/{key}/trained/{number}", self.trained),
-            ("POST", "/pictures/{key}/edit", self.edit),
-            ("POST", "/pictures/{key}/bulk", self.bulk),
-            ("POST", "/pictures/{key}/undo", self.undo),
-            ("POST", "/pictures/{key}/redo", self.redo),
-            ("POST", "/pictures/{key}/revert", self.revert),
-            ("POST", "/pictures/{key}/save", self.save),
-            ("GET", "/pictures/{key}/backups", self.backups),
-            ("POST", "/pictures/{key}/restore", self.restore),
-        ]
-        for method, path, endpoint in listed:
-            yield from both_doors(method, path, endpoint, self._service.page_key)
+        place = "/pictures/{key}"
+        yield from both_doors("POST", "/pictures", self.open, body=SETTINGS)
+        yield from both_doors("PUT", "/picture-file", self.receive, query=FILE)
+        yield from both_doors("GET", place, self.state, query=SINCE)
+        yield from both_doors("GET", f"{place}/thumbnail/{{number}}", self.thumbnail)
+        yield from both_doors("GET", f"{place}/whole/{{number}}", self.whole)
+        yield from both_doors("GET", f"{place}/trained/{{number}}", self.trained, query=VIEW)
+        yield from both_doors("POST", f"{place}/edit", self.edit, body={"texts": "captions by number", **SINCE})
+        yield from both_doors("POST", f"{place}/bulk", self.bulk, body={**BULK, **SINCE})
+        for name, endpoint in (("undo", self.undo), ("redo", self.redo), ("revert", self.revert)):
+            yield from both_doors("POST", f"{place}/{name}", endpoint, body=SINCE)
+        yield from both_doors("POST", f"{place}/save", self.save, body={"conflicts": "ask, mine, theirs", **SINCE})
+        yield from both_doors("GET", f"{place}/backups", self.backups)
+        yield from both_doors("POST", f"{place}/restore", self.restore, body={"backup": "its name", **SINCE})
 
     async def open(self, request: Request) -> JSONResponse:
         """Open a folder, or read it anew: an object of settings of a data set, flat; `images` names the folder."""
-        if not same_site(request):
-            return foreign()
 
         def work(values: Mapping[str, object]) -> dict[str, object]:
             config, problems = _config(values)
@@ -90,11 +93,11 @@ class PictureRoutes:
             opened.wait(FIRST_LOOK)
             return _state(opened, 0, problems)
 
-        return await _json(work, await object_of(request))
+        return await json_answer(work, await object_of(request))
 
     async def state(self, request: Request) -> JSONResponse:
         """The folder; `?after=` the `revision` of an earlier answer sends only what is new."""
-        return await _json(lambda: _state(_set(request), asked(request, "after")))
+        return await json_answer(lambda: _state(_set(request), asked(request, "after")))
 
     async def thumbnail(self, request: Request) -> Response:
         """A small JPEG, the right way up."""
@@ -117,7 +120,7 @@ class PictureRoutes:
 
         def work(one: EditSet, body: Mapping[str, object]) -> int:
             bulk = Bulk.read(body.get("action"), body.get("words", ""), body.get("replacement", ""))
-            return apply(one, bulk, numbers(body))
+            return apply(one, bulk, number_list(body))
 
         return await self._change(request, work)
 
@@ -139,8 +142,6 @@ class PictureRoutes:
 
     async def save(self, request: Request) -> JSONResponse:
         """Write changed captions. `conflicts`: `ask`, `mine` or `theirs`, when others changed the files meanwhile."""
-        if not same_site(request):
-            return foreign()
         body = await object_of(request)
         answer = body.get("conflicts", "ask")
         if answer not in get_args(Answer):
@@ -151,16 +152,14 @@ class PictureRoutes:
             saved: Saved = one.save(answer)  # type: ignore[arg-type]  # it is one of the answers
             return {**_state(one, whole(body, "after")), "saved": dataclasses.asdict(saved)}
 
-        return await _json(work)
+        return await json_answer(work)
 
     async def backups(self, request: Request) -> JSONResponse:
         """Captions as they were before each Save, newest first."""
-        return await _json(lambda: {"backups": [dataclasses.asdict(b) for b in _set(request).backups()]})
+        return await json_answer(lambda: {"backups": [dataclasses.asdict(b) for b in _set(request).backups()]})
 
     async def receive(self, request: Request) -> JSONResponse:
         """One file, as the body: `?folder=` where to, `?name=` what it is called. Nothing is ever written over."""
-        if not same_site(request):
-            return foreign()
         try:
             given = request.query_params.get("folder", "").strip().strip("\"'")
             if not given:
@@ -173,8 +172,6 @@ class PictureRoutes:
 
     async def _change(self, request: Request, work: Callable[[EditSet, Mapping[str, object]], int]) -> JSONResponse:
         """Do something to the captions; the answer is what is new since the body's `after`, and how many changed."""
-        if not same_site(request):
-            return foreign()
         body = await object_of(request)
 
         def change() -> dict[str, object]:
@@ -182,24 +179,7 @@ class PictureRoutes:
             count = work(one, body)
             return {**_state(one, whole(body, "after")), "changed": count}
 
-        return await _json(change)
-
-
-def both_doors(
-    method: Literal["GET", "POST", "PUT", "DELETE"], path: str, endpoint: Endpoint, page_key: str
-) -> tuple[Route, Route]:
-    """The same endpoint for programs and, under `/page`, for the tab's script."""
-    return Route(method, path, endpoint), Route(method, f"/page{path}", _PageDoor(endpoint, page_key).ask, page=True)
-
-
-class _PageDoor:
-    """Lets the tab's own script through to an endpoint."""
-
-    def __init__(self, endpoint: Endpoint, key: str) -> None:
-        self._endpoint, self._key = endpoint, key
-
-    async def ask(self, request: Request) -> Response:
-        return await self._endpoint(request) if from_page(request, self._key) else foreign()
+        return await json_answer(change)
 
 
 def _config(values: Mapping[str, object]) -> tuple[DataSetConfig, tuple[Problem, ...]]:
@@ -239,7 +219,8 @@ def _number(request: Request) -> int:
     return int(given)
 
 
-async def _json(work: Callable[..., Mapping[str, object]], *words: object) -> JSONResponse:
+async def json_answer(work: Callable[..., Mapping[str, object]], *words: object) -> JSONResponse:
+    """What `work` gives, made in a thread; 422 with what is wrong when it raises `BadInput`."""
     try:
         return JSONResponse(await run_in_threadpool(work, *words), headers=NO_STORE)
     except BadInput as e:

@@ -8,9 +8,8 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lora_ext.api.body import Body, text
-from lora_ext.api.door import Route
+from lora_ext.api.door import Route, both_doors
 from lora_ext.api.goal import answered, changing
-from lora_ext.api.pictures import both_doors
 from lora_ext.errors import BadInput, Problem
 from lora_ext.presets import Preset, Shelf, keep, parsed, written
 from lora_ext.ui import Service
@@ -20,16 +19,15 @@ class PresetRoutes:
     """The handlers; bound to one service."""
 
     def __init__(self, service: Service) -> None:
-        self._key = service.page_key
         self._shelf = Shelf(lambda: service.presets_folder)
 
     def routes(self) -> Iterable[Route]:
         """Every address of the group, for programs and for the page."""
-        yield from both_doors("GET", "/presets", self.listed, self._key)
-        yield from both_doors("POST", "/presets", self.save, self._key)
-        yield from both_doors("POST", "/presets/file", self.take_in, self._key)
-        yield from both_doors("GET", "/presets/{name}", self.one, self._key)
-        yield from both_doors("DELETE", "/presets/{name}", self.delete, self._key)
+        yield from both_doors("GET", "/presets", self.listed)
+        yield from both_doors("POST", "/presets", self.save)
+        yield from both_doors("POST", "/presets/file", self.take_in)
+        yield from both_doors("GET", "/presets/{name}", self.one)
+        yield from both_doors("DELETE", "/presets/{name}", self.delete)
 
     async def listed(self, _: Request) -> JSONResponse:
         """Names, notes, goals and families; a file that cannot be read has its problem beside its name."""

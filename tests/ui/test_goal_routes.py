@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from scripted_model import model
 from starlette.testclient import TestClient
 
 from lora_ext import api
+from lora_ext.api.door import guards
 from lora_ext.api.exchange import ExchangeRoutes
 from lora_ext.api.forecast import Forecaster
 from lora_ext.api.goal import GoalRoutes
@@ -61,7 +62,8 @@ def client_of(place, reach):
     app = FastAPI()
     for group in (GoalRoutes(place, reach), PresetRoutes(place), ExchangeRoutes(place, reach)):
         for route in group.routes():
-            app.add_api_route(BASE + route.path, route.endpoint, methods=[route.method])
+            asked = [Depends(guard) for guard in guards(route, api.PAGE_KEY)]
+            app.add_api_route(BASE + route.path, route.endpoint, methods=[route.method], dependencies=asked)
     return TestClient(app)
 
 

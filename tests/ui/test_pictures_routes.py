@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
 from lora_ext import api
 from lora_ext.api import pictures
+from lora_ext.api.door import guards
 from lora_ext.api.reach import Reach
 from lora_ext.data.editing import Desk
 
@@ -24,22 +25,22 @@ KEY = {"x-lora-ext-key": api.PAGE_KEY}
 
 @dataclass
 class Stage:
-    """What the routes need of a service, and the folder."""
+    """Where the pictures are."""
 
-    page_key: str
     pictures: Path
 
 
 @pytest.fixture
 def stage(tmp_path):
     (tmp_path / "pictures").mkdir()
-    return Stage(api.PAGE_KEY, tmp_path / "pictures")
+    return Stage(tmp_path / "pictures")
 
 
 def app_of(routes):
     app = FastAPI()
     for route in routes.routes():
-        app.add_api_route(BASE + route.path, route.endpoint, methods=[route.method])
+        asked = [Depends(guard) for guard in guards(route, api.PAGE_KEY)]
+        app.add_api_route(BASE + route.path, route.endpoint, methods=[route.method], dependencies=asked)
     return TestClient(app)
 
 
@@ -50,7 +51,7 @@ def client(stage, tmp_path, monkeypatch):
         low = np.random.default_rng(n).integers(0, 255, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(low).resize((96, 64)).save(stage.pictures / f"p{n}.png")
     (stage.pictures / "p0.txt").write_text("cat, sofa")
-    return app_of(pictures.PictureRoutes(stage, Reach(True, tuple)))
+    return app_of(pictures.PictureRoutes(Reach(True, tuple)))
 
 
 def opened(client, stage, **values):
@@ -148,13 +149,13 @@ def test_dropped_files(client, stage):
     assert answer.json()["problems"][0]["field"] == "images"
 
 
-def all_routes(stage):
-    listed = pictures.PictureRoutes(stage, Reach(True, tuple)).routes()
+def all_routes():
+    listed = pictures.PictureRoutes(Reach(True, tuple)).routes()
     return [(r.method, r.path.replace("{key}", "k").replace("{number}", "1"), r.page) for r in listed]
 
 
 def test_doors(client, stage):
-    listed = all_routes(stage)
+    listed = all_routes()
     assert len(listed) == 28
     for method, path, page in listed:
         if page:
@@ -168,7 +169,7 @@ def test_doors(client, stage):
 def test_paths_are_limited_when_others_can_reach_the_server(client, stage, tmp_path):
     inside = tmp_path / "shared"
     inside.mkdir()
-    client = app_of(pictures.PictureRoutes(stage, Reach(False, lambda: [inside])))
+    client = app_of(pictures.PictureRoutes(Reach(False, lambda: [inside])))
     Image.new("RGB", (64, 64)).save(inside / "a.png")
     assert client.post(f"{BASE}/pictures", json={"images": str(inside)}).status_code == 200
     for values in (

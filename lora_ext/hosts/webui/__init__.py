@@ -3,6 +3,7 @@
 from lora_ext.hosts.webui.access import guard
 from lora_ext.hosts.webui.apply import before_step, hand_back, take_over
 from lora_ext.hosts.webui.builtin import Builtin
+from lora_ext.hosts.webui.captioners import captioners
 from lora_ext.hosts.webui.job import interrupted
 from lora_ext.hosts.webui.live import WebuiModel, current, of
 from lora_ext.hosts.webui.settings import add_settings, lora_folder, lora_folders
@@ -14,6 +15,7 @@ __all__ = [
     "WebuiModel",
     "add_settings",
     "before_step",
+    "captioners",
     "current",
     "guard",
     "hand_back",
