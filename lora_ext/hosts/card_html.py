@@ -31,6 +31,14 @@ LABELS: Mapping[str, str] = {
 """Every text of the page."""
 
 
+FIRST = 100
+"""Cards that the page comes with; those after them are placeholders until they come into sight."""
+LEAVES = 500
+"""Files that a tree shows; of more it shows the folders alone, and the cards show the files."""
+DESCRIBED = 300
+"""Characters of a description that a placeholder is found by."""
+
+
 @dataclass(frozen=True)
 class Look:
     """The user's settings for cards. Sizes in pixels, 0 for the usual ones; `descriptions_are_html`: at their risk."""
@@ -56,6 +64,21 @@ def card_html(card: Card, number: int, look: Look, *, search_only: bool = False)
     )
 
 
+def placeholder_html(card: Card, number: int, look: Look, *, search_only: bool = False) -> str:
+    """A card that is not in sight yet: it can be found, sorted and clicked, and has no picture, badges or buttons.
+
+    `javascript/lora_ext_later.js` asks for the whole card.
+    """
+    only = " search_only" if search_only else ""
+    described = f"\n{card.description[:DESCRIBED]}" if look.descriptions else ""
+    return (
+        f'<div class="card lora-ext-card lora-ext-later" style="{_style(look)}" {_data(card)} '
+        f'{_sort_keys(card, number)}><div class="actions"><div class="additional"><span class="hidden search_terms'
+        f'{only}">{clean(_terms(card) + described)}</span></div><span class="name" dir="auto">{clean(card.name)}</span>'
+        "</div></div>"
+    )
+
+
 def buttons(card: Card) -> str:
     """What can be done with a card besides clicking it."""
     metadata = _button("metadata-button", "metadata") if card.facts.metadata else ""
@@ -65,11 +88,13 @@ def buttons(card: Card) -> str:
 
 
 def tree_html(folders: Mapping[str, Sequence[str]], cards: Iterable[Card], shown: Iterable[str]) -> str:
-    """Folders as a tree with the cards in it. `folders`: LoRA folder -> paths below it; `shown`: LoRA folders."""
+    """Folders as a tree with the cards in it, if they are not too many. `folders`: LoRA folder -> paths below it;
+    `shown`: LoRA folders."""
     inside: dict[tuple[str, str], list[Card]] = {}
     for card in cards:
         inside.setdefault((card.file.folder, card.file.inside.rpartition("/")[0]), []).append(card)
-    branches = "".join(_branch(root, "", folders.get(root, ()), inside) for root in shown)
+    leaves = sum(map(len, inside.values())) <= LEAVES
+    branches = "".join(_branch(root, "", folders.get(root, ()), inside, leaves) for root in shown)
     return f'<ul class="tree-list tree-list--tree">{branches}</ul>'
 
 
@@ -177,14 +202,15 @@ def _description(card: Card, look: Look) -> str:
 Inside = Mapping[tuple[str, str], Sequence[Card]]
 
 
-def _branch(root: str, here: str, folders: Sequence[str], inside: Inside) -> str:
-    """One folder with what is in it; nothing when it holds no card."""
+def _branch(root: str, here: str, folders: Sequence[str], inside: Inside, leaves: bool) -> str:
+    """One folder with what is in it, its cards too if `leaves`; nothing when it holds no card."""
     below = [name for name in folders if name.rpartition("/")[0] == here]
-    content = "".join(_branch(root, name, [f for f in folders if f.startswith(name + "/")] + [name], inside)
+    content = "".join(_branch(root, name, [f for f in folders if f.startswith(name + "/")] + [name], inside, leaves)
                       for name in below if name != here)  # fmt: skip
-    content += "".join(_leaf(card) for card in inside.get((root, here), ()))
-    if not content:
+    own = inside.get((root, here), ())
+    if not content and not own:
         return ""
+    content += "".join(_leaf(card) for card in own) if leaves else ""
     path = os.path.join(os.path.basename(root), *here.split("/")) if here else os.path.basename(root)
     label = here.rpartition("/")[2] or os.path.basename(root)
     return (

@@ -12,7 +12,7 @@ from library_files import NASTY, RIGHT_TO_LEFT, SCRIPT, TRAINED, fill, notes, pr
 
 from lora_ext.hosts import sidecar
 from lora_ext.hosts.card import Card, Cards, notes_place
-from lora_ext.hosts.card_html import Look, card_html, clean, folders_html, foot_html, tree_html
+from lora_ext.hosts.card_html import Look, card_html, clean, folders_html, foot_html, placeholder_html, tree_html
 from lora_ext.hosts.card_info import card_info, changed_notes
 from lora_ext.hosts.file_memory import FileMemory
 from lora_ext.hosts.library import Library
@@ -158,6 +158,30 @@ def test_a_tree_shows_every_card_once_and_no_empty_folder(tmp_path: Path) -> Non
         top,
         *(os.path.join(top, *f.split("/")) for f in ("animals", "old", "styles", "a", "a/b", "a/b/c")),
     }
+
+
+def test_a_large_tree_shows_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    monkeypatch.setattr("lora_ext.hosts.card_html.LEAVES", 3)
+    cards = cards_of(tmp_path)
+    markup = Markup(tree_html(cards.library.view.listing.subfolders, cards.all(), [str(tmp_path)]))
+    assert not [attrs for _, attrs in markup.tags if "lora-ext-leaf" in (attrs.get("class") or "")]
+    assert {attrs["data-path"] for _, attrs in markup.tags if "data-path" in attrs} >= {
+        os.path.join(tmp_path.name, "old")
+    }
+
+
+def test_a_placeholder_is_found_sorted_and_clicked_like_its_card(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for number, card in enumerate(cards_of(tmp_path).all()):
+        whole, later = (Markup(make(card, number, Look())) for make in (card_html, placeholder_html))
+        assert {k: v for k, v in later.tags[0][1].items() if k != "class"} == {
+            k: v for k, v in whole.tags[0][1].items() if k != "class"
+        }
+        assert not {"img", "script", "a"} & {tag for tag, _ in later.tags}
+        terms = (card.place, card.facts.alias, card.note.activation, *card.facts.tags, card.description[:50])
+        assert all(term in later.text for term in terms)
+    assert len(placeholder_html(card, 0, Look())) < len(card_html(card, 0, Look()))
 
 
 def test_all_that_is_known(tmp_path: Path) -> None:

@@ -221,6 +221,30 @@ def test_the_gallerys_picture_becomes_the_cards(page, server: Server, loras: Pat
     page.evaluate("closePopup()")
 
 
+def test_cards_far_down_are_filled_when_they_come_into_sight(page, loras: Path) -> None:
+    folder = loras / "many"
+    folder.mkdir()
+    for number in range(130):
+        shutil.copyfile(loras / "animals" / "dog.safetensors", folder / f"many {number:03}.safetensors")
+    place = "() => document.querySelectorAll('#txt2img_lora_cards .card').length > 130"
+    page.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
+    page.wait_for_function(place)
+    later = f"{CARDS}.lora-ext-later"
+    count = page.locator(later).count()
+    assert 20 < count < len(names(page))
+    name = page.locator(later).last.get_attribute("data-name")
+    filled = "name => [...document.querySelectorAll('%s')].find(c => c.dataset.name === name).matches('%s')"
+    is_whole = filled % (CARDS, ":has(.edit-button):not(.lora-ext-later)")
+    assert not page.evaluate(is_whole, name)
+    card(page, name).scroll_into_view_if_needed()
+    page.wait_for_function(is_whole, arg=name)
+    assert search(page, "many 12") == {f"many {number}" for number in range(120, 130)}
+    search(page, "")
+    shutil.rmtree(folder)
+    page.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
+    page.wait_for_function(f"() => !({place})()")
+
+
 def test_nobody_without_the_pages_key(server: Server, loras: Path) -> None:
     for path in ("info", "notes", "preview", "hashes", "norms"):
         request = urllib.request.Request(

@@ -33,6 +33,7 @@ from lora_ext.hosts.webui.settings import builtin_wanted
 PREFIX = "/lora-ext/v1/page/card"
 KEY_HEADER = "x-lora-ext-key"
 LONGEST = 1 << 20  # characters of a request
+AT_ONCE = 200  # cards whose markup is asked for
 NO_STORE = {"Cache-Control": "no-store"}
 
 Body = dict[str, object]
@@ -52,6 +53,8 @@ def add_routes(app: FastAPI, page: CardsPage, dependencies: Sequence[Depends] = 
     }
     for path, answer in asked.items():
         app.add_api_route(f"{PREFIX}/{path}", _Door(page, answer).open, methods=["POST"], include_in_schema=False)
+    many = _DoorOfMany(page, answers.info)
+    app.add_api_route(f"{PREFIX}/markup", many.open, methods=["POST"], include_in_schema=False)
     app.add_api_route("/sdapi/v1/loras", answers.loras, methods=["GET"], dependencies=list(dependencies))
     app.add_api_route("/sdapi/v1/refresh-loras", answers.refresh, methods=["POST"], dependencies=list(dependencies))
     added = app.router.routes[len(others) :]
@@ -93,6 +96,17 @@ class _Door:
         if card is None:
             raise LookupError(body.get("name"))
         return self._answer(card, body)
+
+
+class _DoorOfMany(_Door):
+    """The route for the markup of up to `AT_ONCE` cards: `names` -> `cards`, markup by name."""
+
+    def _call(self, body: Body) -> object:
+        names = body.get("names")
+        wanted = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+        if not 0 < len(wanted) <= AT_ONCE:
+            raise BadInput(Problem("names", "no names of cards, or too many", f"1 to {AT_ONCE}"))
+        return {"cards": _printable(self._page.markup(wanted))}
 
 
 class Answers:

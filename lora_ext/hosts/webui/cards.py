@@ -6,13 +6,23 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from modules import sd_models, shared, ui_extra_networks
 
 from lora_ext.hosts.card import FAMILIES, SHORT, Card, Cards
-from lora_ext.hosts.card_html import Look, card_html, empty_html, folders_html, foot_html, preview_url, tree_html
+from lora_ext.hosts.card_html import (
+    FIRST,
+    Look,
+    card_html,
+    empty_html,
+    folders_html,
+    foot_html,
+    placeholder_html,
+    preview_url,
+    tree_html,
+)
 from lora_ext.hosts.glance import header_metadata
 from lora_ext.hosts.name_index import normal
 from lora_ext.hosts.webui.builtin import Builtin
@@ -72,16 +82,25 @@ class CardsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]  # t
 
     def create_item_html(self, tabname: str, item: Item, template: str | None = None) -> str:
         """One card's markup; whatever the template, it is ours."""
+        return self._html(item, card_html)
+
+    def markup(self, names: Collection[str]) -> dict[str, str]:
+        """Whole cards by name, of those that the page had placeholders for."""
+        found = ((number, card) for number, card in enumerate(self.shown()) if card.name in names)
+        return {card.name: self._html(_item(card, number), card_html) for number, card in found}
+
+    def _html(self, item: Item, make: Callable[..., str]) -> str:
         card, sort_keys = item["card"], item["sort_keys"]
         assert isinstance(card, Card) and isinstance(sort_keys, Mapping)
         only = _search_only(card)
         if only and shared.opts.extra_networks_hidden_models == "Never":
             return ""
-        return card_html(card, int(sort_keys["default"]), _look(), search_only=only)
+        return make(card, int(sort_keys["default"]), _look(), search_only=only)
 
     def create_card_view_html(self, tabname: str, *, none_message: str | None) -> str:
-        """All cards."""
-        found = "".join(self.create_item_html(tabname, item) for item in self.items.values())
+        """All cards; those far down as placeholders."""
+        items = enumerate(self.items.values())
+        found = "".join(self._html(item, card_html if at < FIRST else placeholder_html) for at, item in items)
         return found or none_message or empty_html(self.allowed_directories_for_previews())
 
     def create_tree_view_html(self, tabname: str) -> str:
