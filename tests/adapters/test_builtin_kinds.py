@@ -11,10 +11,13 @@ import sys
 import types
 from pathlib import Path
 
+import adapter_samples
 import pytest
 import torch
 from test_create import CASES, CONV, ODD, POINT, fresh, learn
 from torch import nn
+
+from lora_ext.adapters import adapter_for
 
 WEBUI = os.environ.get("WEBUI_DIR", "")
 pytestmark = pytest.mark.skipif(not WEBUI, reason="WEBUI_DIR is not set: A1111's builtin reads nothing of ours here")
@@ -85,3 +88,25 @@ def test_the_builtin_reads_the_same_delta(builtin, kind, options, shape):
 def test_the_builtin_reads_norms_with_their_bias(builtin, module):
     updown, bias = read(builtin, module, {"w_norm": torch.full((12,), 0.25), "b_norm": torch.full((12,), 0.5)})
     assert torch.equal(updown, torch.full((12,), 0.25)) and torch.equal(bias, torch.full((12,), 0.5))
+
+
+BESIDE = {
+    "LoRA": adapter_samples.lora,
+    "LoHa": adapter_samples.loha,
+    "LoKr": adapter_samples.lokr,
+    "IA3": lambda shape, rand: adapter_samples.ia3(shape, rand, True),
+    "OFT": lambda shape, rand: adapter_samples.oft(shape, rand, rescale=False),
+    "full": adapter_samples.full,
+}
+
+
+@pytest.mark.parametrize("inner", BESIDE)
+def test_a_magnitude_beside_any_kind_means_what_it_means_to_the_builtin(builtin, inner):
+    """Per input: the axis that the builtin computes rightly."""
+    shape, rand = (12, 8), adapter_samples.draw(1)
+    tensors = adapter_samples.dora(BESIDE[inner], 1)(shape, rand)
+    module = nn.Linear(8, 12)
+    module.weight.data.copy_(rand(*shape))
+    updown, _ = read(builtin, module, tensors)
+    want = adapter_for(tensors, shape).delta(module.weight.detach()).detach()
+    assert (updown.reshape(shape) - want).norm() <= 1e-4 * want.norm()
