@@ -16,6 +16,7 @@ from lora_ext.formats import NameTable
 from lora_ext.layers import BIAS, Layer, LayerTable
 from lora_ext.live import LiveModel
 from lora_ext.model.architecture import Architecture
+from lora_ext.model.vae_parts import vae_parts
 from lora_ext.training.adapter_walk import AdapterWalk, file_shapes, learnt_numbers
 from lora_ext.training.levels import checkpoints
 from lora_ext.training.precision import DTYPES, Arithmetic
@@ -27,6 +28,9 @@ from lora_ext.training.unet_walk import Walk
 
 PASSING = 0.1
 """Part of the activations that is in use besides: results on their way, workspaces of the kernels."""
+
+UNDONE = frozenset({"adamw8bit", "adafactor", "lion", "adamw_schedulefree", "came"})
+"""Optimizers that step blindly on a card, while copies of all that they change are kept (`optimizer.blind_step`)."""
 
 METADATA_BYTES = 5000
 """Of a file's header: settings, buckets, a short list of tags."""
@@ -116,7 +120,7 @@ def estimate(
     targets = plan(table, config)
     run = _Run(config, architecture, table, report, card, targets)
     parts, flops = run.parts(), run.flops()
-    peak = sum(part.bytes for part in parts)
+    peak = _total(parts)
     seconds = None if card.flops is None else flops * config.optim.accumulate / card.flops
     steps = _steps(config, report)
     fits = None if card.free_bytes is None else peak <= card.free_bytes
@@ -169,7 +173,25 @@ class _Run:
             Part("Activations", self.tape.peak),
             Part("Workspace", int(self.tape.peak * PASSING)),
         ]
-        return tuple(part for part in found if part.bytes)
+        return self._worst(tuple(part for part in found if part.bytes), active)
+
+    def _worst(self, training: tuple[Part, ...], active: int) -> tuple[Part, ...]:
+        """The parts of whichever needs most: the passes, the optimizer's step, or preparing pictures."""
+        lasting = tuple(part for part in training if part.name not in ("Activations", "Workspace"))
+        name = self.config.optim.optimizer
+        copies = (FULL + STATE_BYTES[name]) * active if name in UNDONE else 0
+        stepping = (*lasting, Part("Copies while stepping", copies)) if copies else lasting
+        weights, activations = self._vae()
+        preparing = (Part("VAE", weights), Part("Activations while preparing pictures", activations))
+        return max((training, stepping, preparing), key=_total)
+
+    def _vae(self) -> tuple[int, int]:
+        """Of the VAE in float32 beside its own weights, and of a picture's first level in it: five tensors of that size
+        exist at one time (the input, its norm and what is made of it).
+        """
+        numbers, held = sum(math.prod(part.shape) for part in vae_parts(self.arch.vae)), self.card.weights.itemsize
+        level = FULL * self.arch.vae.channels[0] * self.width * self.height
+        return numbers * (held + (FULL if held < FULL else 0)), 5 * level
 
     def flops(self) -> float:
         """Of one micro-batch, forward and backward."""
@@ -218,6 +240,10 @@ class _Run:
             if (found := self.targets.get(layer.name)) is not None and found.rate
         }
         return {layer.module: layer for layer in own if layer.op in ("linear", "conv")}, frozenset(learning)
+
+
+def _total(parts: tuple[Part, ...]) -> int:
+    return sum(part.bytes for part in parts)
 
 
 def _largest(config: TrainConfig, report: DataReport | None) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora_ext.model import build_unet, checkpoint_gradients
+from lora_ext.model import build_unet, build_vae, checkpoint_gradients
 from lora_ext.training.adapted import attach
 from lora_ext.training.creation import create_adapters
 from lora_ext.training.dropping import Dropping, Rates, Roll
@@ -27,7 +27,7 @@ from lora_ext.training.targets import plan
 sys.path.append(str(Path(__file__).parent.parent / "model"))
 import full_size
 
-__all__ = ["MEASURES_PEAKS", "full_size", "on_meta", "saved_by"]
+__all__ = ["MEASURES_PEAKS", "encoding", "full_size", "on_meta", "saved_by"]
 
 PRODUCTS = {functional.linear, torch.conv2d, functional.conv2d, torch.matmul, torch.bmm, torch.einsum}
 NORMS = {functional.layer_norm, functional.group_norm, functional.softmax, torch.softmax}
@@ -132,6 +132,15 @@ def on_meta(arch, table, tensors, config, compute, batch, height, width, held=No
         return unet(latents, steps, context, added_cond_kwargs=added, return_dict=False)[0]
 
     return counted(unet, forward, compute)
+
+
+def encoding(arch, tensors, pixels):
+    """Bytes at the worst moment of a picture's way through the VAE in float32, its weights not counted."""
+    vae = build_vae(arch, {k: t.float() for k, t in tensors.items() if k.startswith("first_stage_model.")})
+    allocations = Allocations({t.untyped_storage()._cdata for t in vae.parameters()})
+    with torch.no_grad(), allocations, AsOnCuda(torch.float32):
+        vae.encode(torch.empty(1, 3, pixels, pixels, device="meta"))
+    return allocations.peak
 
 
 def _attach(unet, planned, adapters, network):

@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from measured_memory import MEASURES_PEAKS, full_size, on_meta, saved_by
+from measured_memory import MEASURES_PEAKS, encoding, full_size, on_meta, saved_by
 from training_runs import config as small_config
 from training_runs import model, run
 
@@ -201,6 +201,37 @@ def test_the_parts_add_up_and_each_setting_moves_its_own():
     assert parts(Card(weights=torch.float32))["UNet"] == 2 * plain["UNet"]
     assert parts(batch_size=4)["Activations"] == pytest.approx(4 * plain["Activations"], rel=0.1)
     assert parts(resolution=1024)["Activations"] > 3.5 * plain["Activations"]
+
+
+def test_small_runs_need_most_while_pictures_are_prepared():
+    arch, table, _ = shaped("sdxl")
+    small = {"resolution": 1024, "rank": 1, "checkpointing": True, "base_weights": "4bit"}
+    parts = {part.name: part.bytes for part in estimate(settings_of(**small), arch, table).parts}
+    if MEASURES_PEAKS:
+        measured = encoding(arch, full_size.tensors("sdxl"), 1024)
+        assert parts["Activations while preparing pictures"] == pytest.approx(measured, rel=NEAR)
+    assert set(parts) == {"VAE", "Activations while preparing pictures"}
+
+
+def test_an_optimizer_that_is_undone_needs_copies_while_it_steps():
+    arch, table, _ = shaped("sd1")
+    values = {"checkpointing": True, "rank": 512, "resolution": 256}
+    blind, fused = (
+        {part.name: part.bytes for part in estimate(settings_of(optimizer=name, **values), arch, table).parts}
+        for name in ("adamw_schedulefree", "adamw")
+    )
+    assert blind["Copies while stepping"] == 3 * fused["Adapters"]
+    assert "Activations" in fused
+
+
+def test_few_bits_make_the_unet_small():
+    arch, table, _ = shaped("sdxl")
+    sizes = []
+    for bits in ("as_loaded", "8bit", "4bit"):
+        found = estimate(settings_of(base_weights=bits, resolution=1024), arch, table)
+        sizes.append(next(part.bytes for part in found.parts if part.name == "UNet"))
+    assert 0.5 < sizes[1] / sizes[0] < 0.75
+    assert 0.25 < sizes[2] / sizes[0] < 0.6
 
 
 def test_what_does_not_fit_is_told_with_what_to_change():
