@@ -15,6 +15,7 @@ import lycoris_files
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 CASES = [("sd1", variant, torch.float32) for variant in lycoris_files.ALGOS]
+CASES += [("sd2", variant, torch.float32) for variant in ("lora-dora", "lokr-tucker", "oft-rescaled")]
 CASES += [("sdxl", variant, torch.float16) for variant in lycoris_files.ALGOS]
 
 
