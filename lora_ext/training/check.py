@@ -16,6 +16,7 @@ from lora_ext.errors import BadInput, Problem
 from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
 from lora_ext.training.creation import check_network, read_start
+from lora_ext.training.estimate import Card, estimate
 from lora_ext.training.optimizers import check_optimizer, finds_rate, install_line
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.small_weights import Bits, check_small
@@ -76,6 +77,19 @@ def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
         yield "This is a v-prediction model already, so its loss is not weighed like one again."
     if config.loss.min_snr_gamma and config.loss.debiased:
         yield "Min-SNR and debiased estimation both weigh the timesteps; their weights are multiplied."
+    yield from _too_large(model, config)
+
+
+def _too_large(model: LiveModel, config: TrainConfig) -> Iterator[str]:
+    """Where the card has too little memory for the run as it is: how much it lacks, and what would help most."""
+    card = Card.of(model, config.optim.precision)
+    found = estimate(config, model.architecture, model.table, None, card)
+    if card.free_bytes is not None and not found.fits:
+        yield (
+            f"This run needs about {found.peak_vram_bytes / 2**30:.1f} GB of the card's memory, and "
+            f"{card.free_bytes / 2**30:.1f} GB are free: it will go on in smaller pieces, slower, or end. "
+            + " ".join(advice.text for advice in found.advice[:3])
+        ).rstrip()
 
 
 def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:

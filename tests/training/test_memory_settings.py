@@ -16,7 +16,7 @@ from training_runs import config, contents, fingerprint, model, pictures, run, s
 from lora_ext.config import MemoryConfig, TrainConfig, read
 from lora_ext.data.store_size import DAY
 from lora_ext.errors import BadInput
-from lora_ext.training import Finished, Notice, Stage, Stop, train
+from lora_ext.training import Card, Finished, Notice, Stage, Stop, train
 from lora_ext.training.arranged import arrange
 from lora_ext.training.estimate import taped
 from lora_ext.training.small_weights import SmallLinear, check_small
@@ -294,3 +294,12 @@ def test_a_part_becomes_the_whole_when_memory_runs_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "loss", full)
     result = run(tmp_path, checkpointing=True, checkpointing_where="large", max_steps=1)
     assert any("gradient checkpointing is on" in n.text for n in result.of(Notice))
+
+
+def test_a_card_that_is_too_small_is_told_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(Card, "of", lambda model, precision: Card(torch.float32, torch.float32, free_bytes=2**20))
+    told = [n.text for n in run(tmp_path, max_steps=1).of(Notice) if "GB are free" in n.text]
+    assert len(told) == 1
+    assert "gradient checkpointing" in told[0]
+    monkeypatch.setattr(Card, "of", lambda model, precision: Card(free_bytes=2**40))
+    assert not any("GB are free" in n.text for n in run(tmp_path / "large", max_steps=1).of(Notice))
