@@ -30,8 +30,15 @@ SCRIPTS = (
 )
 """The first offers what the others use."""
 
-ASSETS = {**{name: ROOT / "javascript" / name for name in SCRIPTS}, "style.css": ROOT / "style.css"}
-"""What a WebUI loads by itself from the extension's folder."""
+LANGUAGES = ("zh_CN", "zh_TW", "ru_RU", "ja_JP")
+
+ASSETS = {
+    **{name: ROOT / "javascript" / name for name in SCRIPTS},
+    **{f"{name}.json": ROOT / "localizations" / f"{name}.json" for name in LANGUAGES},
+    "style.css": ROOT / "style.css",
+    "language.js": Path(__file__).with_name("language.js"),
+}
+"""What a WebUI loads by itself from the extension's folder, and what stands for its own choice of language."""
 
 LOCAL = "127.0.0.1"
 
@@ -65,11 +72,16 @@ def _sender(path: Path) -> Callable[[], FileResponse]:
 def _page(service: Service) -> gr.Blocks:
     tab = build(service)
     with gr.Blocks(title="LoRA training", analytics_enabled=False, **_look(gr.Blocks)) as page:
-        gr.HTML('<h1 class="lora-ext-title">Train a LoRA</h1>')
+        gr.HTML(_HEAD)
         tab.render()
         page.load(None, None, None, **{_script_argument(page): _loader()})
     page.queue()
     return page
+
+
+_HEAD = """
+<div class="lora-ext-top"><h1 class="lora-ext-title">Train a LoRA</h1><div class="lora-ext-language"></div></div>
+""".strip()
 
 
 def _look(taker: Callable[..., object]) -> dict[str, gr.themes.Base]:
@@ -85,7 +97,7 @@ def _script_argument(page: gr.Blocks) -> str:
 
 def _loader() -> str:
     scripts = json.dumps([f"lora-ext/v1/assets/{name}" for name in SCRIPTS])
-    style = json.dumps("lora-ext/v1/assets/style.css")
+    style, language = (json.dumps(f"lora-ext/v1/assets/{name}") for name in ("style.css", "language.js"))
     return f"""() => {{
         if (document.getElementById("lora_ext_style")) return;
         const style = document.createElement("link");
@@ -93,10 +105,15 @@ def _loader() -> str:
         style.rel = "stylesheet";
         style.href = {style};
         document.head.append(style);
-        for (const address of {scripts}) {{
+        const load = (address) => {{
             const script = document.createElement("script");
             script.async = false; // in this order
             script.src = address;
             document.head.append(script);
-        }}
+            return script;
+        }};
+        const others = () => {scripts}.forEach(load);
+        const first = load({language});
+        first.onload = () => window.loraExtLanguage.then(others); // they are to speak it from their first word
+        first.onerror = others;
     }}"""

@@ -1,0 +1,99 @@
+"""Every text of ours that the tab may show, as the sources have it: what a localization has to hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from lora_ext.config import TrainConfig, settings
+from lora_ext.ui.widgets import hint
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(
+    p for p in (ROOT / "javascript").glob("lora_ext*.js") if p.stem not in ("lora_ext_cards", "lora_ext_library")
+)
+PAGES = sorted((ROOT / "lora_ext" / "ui").glob("*.py"))
+PRESETS = [ROOT / "lora_ext" / "presets" / f"{name}.py" for name in ("choose", "fitting", "recipes")]
+
+_CALLED = re.compile(r'\bt\(\s*"((?:[^"\\]|\\.)*)"')
+_LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
+_TEXT = re.compile(r"(?:\{\d\}\S* |[A-Z“(])[^<>=#;|_]*[a-z…:.)”}][^<>=#;|_]*")
+_KEYS = {
+    "Arrow", "Backspace", "Delete", "Ctrl", "Home", "End", "Enter", "Escape", "Page", "Shift", "Tab", "Space", "Intl",
+    "Error", "Content", "Blob", "Promise", "KeyZ", "KeyY",
+}  # fmt: skip
+_GRADIO = {"Button", "Textbox", "Dropdown", "Checkbox", "Number", "File", "Accordion", "Tab", "Radio"}
+_SAID = ("label", "placeholder", "info", "value")
+_NOT_SHOWN = {"Values to set", "Set values", "D:/training/config.toml", "Failed to fetch"}
+
+
+def texts() -> set[str]:
+    """All of them, in English."""
+    found = {text for s in settings(TrainConfig).values() for text in (s.label, hint(s)) if text}
+    for path in SCRIPTS:
+        found |= set(_of_script(path.read_text("utf-8")))
+    for path in PAGES:
+        found |= set(_of_page(path.read_text("utf-8")))
+    for path in PRESETS:
+        found |= set(_of_preset(path.read_text("utf-8")))
+    return {text for text in found if re.search("[A-Za-z]{2}", text)} - _NOT_SHOWN
+
+
+def _of_script(source: str) -> Iterator[str]:
+    """What is handed to `t`, and what looks like a sentence or a title in a table of texts."""
+    source = re.sub(r"^\s*//.*$", "", source, flags=re.MULTILINE)
+    yield from (_plain(text) for text in _CALLED.findall(source))
+    for text in _LITERAL.findall(source):
+        if _TEXT.fullmatch(text) and not any(re.fullmatch(rf"{key}\w*", text) for key in _KEYS):
+            yield _plain(text)
+
+
+def _plain(text: str) -> str:
+    return text.replace('\\"', '"').replace("\\n", "\n")
+
+
+class _Nodes(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("title", "placeholder", "aria-label")]
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(" ".join(data.split()))
+
+
+def _of_page(source: str) -> Iterator[str]:
+    """Text nodes of fixed HTML, and what gradio's components are given to show."""
+    tree = ast.parse(source)
+    notes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in notes
+            and "<" in node.value
+        ):
+            found = (text for text in _Nodes(node.value).found if '"' not in text)
+            yield from (text for text in found if _TEXT.fullmatch(text) or " " in text)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GRADIO:
+            given = [*node.args[:1], *(word.value for word in node.keywords if word.arg in _SAID)]
+            yield from (one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str))
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
+            values = [v.value for v in node.value.values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+            yield from (value for value in values if _TEXT.fullmatch(value) or re.fullmatch(r"\d [A-Z]\w+", value))
+
+
+def _of_preset(source: str) -> Iterator[str]:
+    """Templates of sentences: whatever ends like one and is no docstring."""
+    tree = ast.parse(source)
+    notes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        said = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in notes
+        if said and node.value.endswith(".") and " " in node.value:
+            yield node.value
