@@ -58,7 +58,7 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     # whatever names and shapes tell is told before a number is read: whole checkpoints lie in such folders too
     sketch = {key: tensor for key, tensor in outline(layout).items() if not is_embedding(key, metadata)}
     family = family_of({key: tuple(tensor.shape) for key, tensor in sketch.items()}, metadata)
-    layers, unmatched = sort_by_layer(path, sketch, names)
+    layers, unmatched = sort_by_layer(path, sketch, names, guess=family in (None, names.table.family))
     refuse_other_models(path, names, family, sketch, len(layers), unmatched)
     if sketch and not layers:
         raise nothing_fits(path, names, sketch)

@@ -30,12 +30,15 @@ SECOND_ENCODER, FIRST_ENCODER = re.compile(r"(text_encoder|te)_?2", re.I), re.co
 Sorted = tuple[list[Found], list[str]]
 
 
-def sort_by_layer(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sorted:
-    """The layers in file order, and the keys that name none. Raises `BadInput` for tensors that come twice."""
+def sort_by_layer(path: Path, tensors: Mapping[str, Tensor], names: NameTable, guess: bool = True) -> Sorted:
+    """The layers in file order, and the keys that name none. Raises `BadInput` for tensors that come twice.
+
+    `guess`: the file may be for this family, so that names of either of two text encoders mean the one that fits.
+    """
     if cloneofsimo.is_positional(tensors):
         return list(_by_position(path, tensors, names).values()), []
     found = _by_name(path, tensors, names)
-    return _of_one_encoder(path, tensors, names, found) if found[1] else found
+    return _of_one_encoder(path, tensors, names, found) if found[1] and guess else found
 
 
 def _of_one_encoder(path: Path, tensors: Mapping[str, Tensor], names: NameTable, found: Sorted) -> Sorted:

@@ -101,6 +101,22 @@ def test_shrunken_model_of_another_family_is_told_by_metadata(tmp_path):
     assert "for SDXL" in message
 
 
+@pytest.mark.parametrize("start", ["base_model.model.", "lycoris_"])
+@pytest.mark.parametrize(("width", "encoder"), [(12, "te1"), (10, "te2"), (7, None)])
+def test_a_text_encoder_that_says_not_which(tmp_path, start, width, encoder):
+    """By its size; unless the file says that it is for another family, whose text encoder may be as wide."""
+    path, names = "text_model.encoder.layers.0.self_attn.q_proj", tiny_table.names("sdxl")
+    prefix = start + (path.replace(".", "_") if start.endswith("_") else path)
+    tensors = {f"{prefix}.lora_down.weight": torch.ones(2, width), f"{prefix}.lora_up.weight": torch.ones(width, 2)}
+    if encoder is None:
+        assert "no tensor fits" in refused(tmp_path, tensors, names)
+        return
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+    (layer,) = read_network(tmp_path / "a.safetensors", names).network.adapters
+    assert layer.component == encoder
+    assert "for SD 1.x" in refused(tmp_path, tensors, names, {"ss_base_model_version": "sd_v1"})
+
+
 def test_wrong_metadata_alone_refuses_nothing(tmp_path):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(good(), path, {"ss_base_model_version": "sdxl_base_v1-0"})
