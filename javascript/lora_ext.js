@@ -191,7 +191,7 @@
         if (first || before !== snapshot.state) askOffers();
         const problems = snapshot.run + JSON.stringify(snapshot.problems);
         if (drawn.problems !== problems) {
-            if (snapshot.problems.length) showProblems(snapshot.problems);
+            if (snapshot.problems.length) showProblems(snapshot.problems, false);
             drawn.problems = problems;
         }
         return true;
@@ -221,13 +221,14 @@
         drawn.reply = reply.dataset.id;
         if (firstSight) return;
         askedAt = 0;
-        showProblems(JSON.parse(reply.dataset.problems));
+        showProblems(JSON.parse(reply.dataset.problems), true);
     }
 
-    function showProblems(problems) {
+    // `jump`: open the step of the first one; whoever watches a run that fails is not taken away from it.
+    function showProblems(problems, jump) {
         page().querySelectorAll(".lora-ext-error").forEach((message) => clear(message.parentElement));
         waiting = problems.filter((problem) => problem.field);
-        fresh = true;
+        fresh = jump;
     }
 
     function placeProblems() {
@@ -315,7 +316,6 @@
         running: ["pause", "save", "preview", "stop", "abort"],
         pausing: ["resume", "stop", "abort"],
         paused: ["resume", "stop", "abort"],
-        stopping: ["abort"],
     };
 
     function drawButtons(job) {

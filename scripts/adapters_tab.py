@@ -6,7 +6,7 @@ import gradio as gr
 from fastapi import Depends, FastAPI
 from modules import script_callbacks
 
-from lora_ext.api import make_service, mount
+from lora_ext.api import Reach, make_service, mount
 from lora_ext.hosts import webui
 from lora_ext.ui import build
 
@@ -20,7 +20,8 @@ def after_save(path: Path) -> None:
     webui.Builtin.find().list_again(path.stem)
 
 
-service = make_service(webui.current, webui.lora_folder, after_save, webui.interrupted)
+reach = Reach(webui.only_local(), webui.open_folders, webui.HOW)
+service = make_service(webui.current, webui.lora_folder, after_save, webui.interrupted, reach)
 
 
 def tabs() -> list[tuple[gr.Blocks, str, str]]:

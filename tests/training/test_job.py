@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from lora_ext.errors import BadInput, Problem
@@ -350,3 +351,10 @@ def test_a_start_that_is_refused_leaves_the_board_as_it_was():
     assert board.snapshot()["state"] == "done"
     board.start(lambda: script(step(1)), "again").join(5)
     assert board.snapshot()["name"] == "again"
+
+
+@pytest.mark.parametrize(("card", "told"), [(True, 3 * 2**30), (False, None)])
+def test_the_memory_of_a_card_is_told_where_there_is_one(monkeypatch, card, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**30)
+    assert run(step(1))["memory"] == told

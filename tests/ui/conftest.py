@@ -87,7 +87,7 @@ def open_page(browser, address):
         context = browser.new_context(viewport=size or WIDE, color_scheme="dark" if dark else "light", **more)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda crash: crashes.append(str(crash)))
         page.on("console", lambda line: crashes.append(line.text) if blamable(line) else None)
         page.goto(f"{address}?__theme={'dark' if dark else 'light'}")

@@ -6,10 +6,12 @@ from lora_ext.hosts.webui.builtin import Builtin
 from lora_ext.hosts.webui.captioners import captioners
 from lora_ext.hosts.webui.job import interrupted
 from lora_ext.hosts.webui.live import WebuiModel, current, of
+from lora_ext.hosts.webui.openness import HOW, only_local, open_folders
 from lora_ext.hosts.webui.settings import add_settings, lora_folder, lora_folders
 from lora_ext.hosts.webui.shelf import Shelf
 
 __all__ = [
+    "HOW",
     "Builtin",
     "Shelf",
     "WebuiModel",
@@ -23,5 +25,7 @@ __all__ = [
     "lora_folder",
     "lora_folders",
     "of",
+    "only_local",
+    "open_folders",
     "take_over",
 ]
