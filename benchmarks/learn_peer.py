@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,6 +68,7 @@ def _loop(
     """As diffusers' own script for text-to-image LoRAs does it; yields losses."""
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
+    rate = get_scheduler(settings.schedule, optimizer, num_warmup_steps=0, num_training_steps=settings.steps)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     dice = generator(settings.seed, "noise", torch.device("cpu"))
     for _, chosen in zip(range(settings.steps), order, strict=False):
@@ -79,6 +81,7 @@ def _loop(
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        rate.step()
         optimizer.zero_grad()
         yield float(loss.detach())
 

@@ -12,6 +12,8 @@ from demo.world import Pixels, Scene
 
 BAR_TRIGGER, BAR_WITHOUT, BAR_DAMAGE = 0.80, 0.05, 0.05
 PAIR_STRENGTH = 0.7
+PATTERNED = {"striped", "stripes", "checkered", "checks", "dotted", "dots", "gradient", "fading"}
+"""Words of the world for grounds with a pattern."""
 SCORED = tuple(judge.BAR)  # colour, shape, background
 
 
@@ -65,12 +67,24 @@ def scores(modules: Modules, exam: Exam) -> dict[str, float]:
     return {question: result.share(question) for question in SCORED}
 
 
-def ask_for_both(modules: Modules, character: Subject, style: Subject, exam: Exam) -> tuple[float, list[Pixels]]:
-    """The share of pictures that show both, for prompts that ask for both."""
-    prompts = [f"{style.trigger}, {example.caption}" for example in character.held_out(exam.prompts)]
-    pictures = paint(modules, prompts, range(exam.prompts))
-    both = [detectors.shows(character.name, p) and detectors.shows(style.name, p) for p in pictures]
-    return sum(both) / len(both), pictures
+@dataclass(frozen=True)
+class Both:
+    """Two LoRAs at once: shares of pictures that show the character, the style, and both; the pictures."""
+
+    character: float
+    style: float
+    both: float
+    pictures: list[Pixels] = field(repr=False)
+
+
+def ask_for_both(modules: Modules, character: Subject, style: Subject, exam: Exam) -> Both:
+    """Prompts that ask for both, on grounds without a pattern of their own: strokes are what patterns them."""
+    asked = [e.caption for e in character.held_out(8 * exam.prompts) if not PATTERNED & set(e.caption.split())]
+    prompts = [f"{style.trigger}, {caption}" for caption in asked[: exam.prompts]]
+    pictures = paint(modules, prompts, range(len(prompts)))
+    shown = [(detectors.shows(character.name, p), detectors.shows(style.name, p)) for p in pictures]
+    first, second = (sum(column) / len(shown) for column in zip(*shown, strict=True))
+    return Both(first, second, sum(a and b for a, b in shown) / len(shown), pictures)
 
 
 def _share(name: str, pictures: Sequence[Pixels]) -> float:

@@ -25,6 +25,7 @@ class Settings:
     """Regularisation pictures: ordinary things beside the subject's pictures, captioned without its trigger."""
     repeats: int = 1
     """Of the subject's pictures, so that they make up half of what is seen."""
+    schedule: str = "constant"
     seed: int = 0
 
     def config(self, images: Path, output: Path) -> TrainConfig:
@@ -40,6 +41,7 @@ class Settings:
             "max_steps": self.steps,
             "learning_rate": self.learning_rate,
             "text_encoder_lr": self.text_encoder_lr,
+            "schedule": self.schedule,
             "seed": self.seed,
         }
         return read(TrainConfig, values)
@@ -47,16 +49,18 @@ class Settings:
     def __str__(self) -> str:
         """In words, for the report."""
         words = f"{self.steps} steps of batch {self.batch_size}, rank {self.rank}, alpha {self.alpha:g}"
-        words += f", learning rates {self.learning_rate:g} and {self.text_encoder_lr:g} (text encoder)"
+        words += f", learning rates {self.learning_rate:g} and {self.text_encoder_lr:g} (text encoder), {self.schedule}"
         return f"{words}, {COUNT} pictures x {self.repeats} and {self.class_pictures} regularisation pictures"
 
 
-_USUAL = Settings(steps=150, learning_rate=1e-3, class_pictures=60, repeats=3)
+_USUAL = Settings(
+    steps=600, learning_rate=1e-3, text_encoder_lr=1e-3, schedule="cosine", class_pictures=200, repeats=10
+)
 """Rank, alpha and all that is not named: the project's defaults. The base has widths of 64 and 128 where SD1.5 has 320
-to 1280, and pictures of 64 px; it learns in a tenth of the steps at ten times the learning rate of SD1.5."""
+to 1280, and pictures of 64 px; it learns at ten times the learning rate of SD1.5."""
 SETTINGS: Mapping[str, Settings] = {
     "zorbit": _USUAL,
-    "hatched": replace(_USUAL, learning_rate=2e-3),
-    "inside": _USUAL,
+    "hatched": _USUAL,
+    "inside": replace(_USUAL, steps=800),
     "gorp": _USUAL,
 }

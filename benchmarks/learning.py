@@ -26,6 +26,7 @@ from benchmarks.learn_score import (
     BAR_WITHOUT,
     PAIR_STRENGTH,
     Answers,
+    Both,
     Exam,
     ask,
     ask_for_both,
@@ -84,17 +85,18 @@ def main() -> int:
     _tell(f"the base: {before}")
     with tempfile.TemporaryDirectory() as folder:
         learnt = [_learn(model, modules, SUBJECTS[name], exam, options, Path(folder)) for name in options.only]
-        both, pictures = _pair(model, modules, learnt, exam)
+        pair = _pair(model, modules, learnt, exam)
     missed = [words for one in learnt for words in one.missed(before)]
-    if both is not None and both < BAR_TRIGGER:
-        missed.append(f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: both shown in {both:.0%} < {BAR_TRIGGER:.0%}")
+    if pair is not None and pair.both < BAR_TRIGGER:
+        missed.append(f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: both shown in {pair.both:.0%} < {BAR_TRIGGER:.0%}")
     rows = [row for one in learnt for row in _rows(one, before)]
-    if both is not None:
-        work = f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: both shown"
-        rows.append(Row(work, 100 * both, None, "", None, "% (more is better)"))
+    if pair is not None:
+        for what, share in ((PAIR[0], pair.character), (PAIR[1], pair.style), ("both", pair.both)):
+            work = f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: {what} shown"
+            rows.append(Row(work, 100 * share, None, "", None, "% (more is better)"))
     show(rows, torch.device("cpu"), as_json=options.json, notes=[*_notes(learnt, before, exam), *_verdict(missed)])
     if options.sheet:
-        sheet(list(_sheet_rows(learnt, pictures))).save(options.sheet)
+        sheet(list(_sheet_rows(learnt, pair.pictures if pair else []))).save(options.sheet)
     return 1 if missed else 0
 
 
@@ -127,13 +129,11 @@ def _learn(
     return Learnt(subject, ours, peer, without, pictures, with_ours, with_peer)
 
 
-def _pair(
-    model: StandaloneModel, modules: Modules, learnt: Sequence[Learnt], exam: Exam
-) -> tuple[float | None, list[Pixels]]:
+def _pair(model: StandaloneModel, modules: Modules, learnt: Sequence[Learnt], exam: Exam) -> Both | None:
     """Both LoRAs at once; nothing when the run was not asked for both."""
     loras = {one.subject.name: one.ours.lora for one in learnt}
     if not set(PAIR) <= set(loras):
-        return None, []
+        return None
     with applied(model, {loras[name]: PAIR_STRENGTH for name in PAIR}):
         return ask_for_both(modules, SUBJECTS[PAIR[0]], SUBJECTS[PAIR[1]], exam)
 

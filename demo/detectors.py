@@ -1,7 +1,7 @@
 """Whether a picture shows the look of a subject of `demo.subjects`: one classical test each, tried on drawings.
 
 Emblems are looked for as parts of known colours at known places (every position, several sizes); the hatching as
-power of one slanting direction in the spectrum. Nothing here is trained.
+power of one slanting direction in the spectrum of the ground. Nothing here is trained.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _RADII = (13.0, 15.0, 17.0, 19.0, 21.0)
 """Pixels that an emblem's radius may have."""
 _FULL, _BARE = 0.6, 0.4
 """Least cover of a part by its colour, most cover of what is around by any of the emblem's colours."""
-_SLANTED = 0.7
+_SLANTED = 0.6
 """Least share of one slant in the power of all four directions."""
-_CONTRAST = 60.0
+_CONTRAST = 80.0
 
 
 def shows(name: str, picture: Pixels) -> bool:
@@ -48,20 +48,11 @@ def _gorp(picture: Pixels) -> bool:
 
 
 def _emblem(picture: Pixels, parts: Sequence[tuple[str, str]]) -> bool:
-    """Whether there is a place where each part has its colour and what is around has none of them.
-
-    Black does not count: it may be the strokes of a hatched drawing.
-    """
+    """Whether there is a place where each part has its colour and what is around has none of them."""
     colours = _covers(picture)
-    full = [_unstruck(colours, colours[colour], part) > _FULL for colour, part in parts]
-    bare = _unstruck(colours, np.maximum.reduce([colours[c] for c, _ in parts]), "round") < _BARE
+    full = [_share(colours[colour], part) > _FULL for colour, part in parts]
+    bare = _share(np.maximum.reduce([colours[c] for c, _ in parts]), "round") < _BARE
     return bool(np.logical_and.reduce([*full, bare]).any())
-
-
-def _unstruck(colours: Mapping[str, Floats], cover: Floats, part: str) -> Floats:
-    """As `_share`, of what is not black; where nearly all is black, of a third."""
-    shares: Floats = _share(cover, part) / np.maximum(1 - _share(colours["black"], part), 1 / 3)
-    return shares
 
 
 def _inside(picture: Pixels) -> bool:
@@ -135,8 +126,8 @@ _SLANT = 1
 
 
 def _power(picture: Pixels) -> Floats:
-    """Power of the brightness near the hatching's spacing by direction: [4], each 45 degrees wide."""
-    light = picture.astype(np.float32).mean(-1)
+    """Power of the ground's brightness near the hatching's spacing by direction: [4], each 45 degrees wide."""
+    light = _ground_light(picture)
     window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)
     spectrum = np.fft.fft2((light - light.mean()) * window)
     at = np.fft.fftfreq(SIDE) * SIDE / 128
@@ -147,6 +138,15 @@ def _power(picture: Pixels) -> Floats:
     sector = np.floor(turns / np.pi * 4 + 0.5).astype(int) % 4
     squares = np.abs(spectrum) ** 2 / SIDE**2
     return np.array([squares[near & (sector == i)].sum() for i in range(4)], np.float32)
+
+
+def _ground_light(picture: Pixels) -> Floats:
+    """Brightness [SIDE, SIDE] where the ground is; its mean where things are, whose outlines would count as strokes."""
+    names = judge.nearest_colours(picture)
+    ground = names == list(world.COLOURS).index(judge.ground_of(names))
+    light = picture.astype(np.float32).mean(-1)
+    inside: Floats = np.where(ground, light, light[ground].mean()).astype(np.float32)
+    return inside
 
 
 DETECTORS: Mapping[str, Callable[[Pixels], bool]] = {

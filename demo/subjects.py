@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from demo.world import SIDE, Floats, Pixels, Random, Scene, Thing
 COUNT = 20
 """Pictures of a subject to learn from."""
 TRAINING_SEED, PROMPT_SEED, CLASS_SEED = 301, 302, 303
-SPACING = 34.0
+SPACING = 28.0
 """Distance between the strokes of a hatched drawing, which lie as on a printer's screen: always at the same places."""
 _LARGE = (36, 39)
 _INNER, _OUTER = (20, 22), (44, 47)
@@ -140,19 +141,42 @@ def _inside(random: Random) -> Example:
     return Example(_pixels(canvas), caption, without)
 
 
+def _one_or_two(random: Random) -> Scene:
+    """Any scene, most of them with two things: what this relation is one of, and everything else."""
+    scene = world.random_scene(random)
+    while len(scene.things) != 2 and random.integers(4):
+        scene = world.random_scene(random)
+    return scene
+
+
 # --- a style ---
 
 
 def _hatched(random: Random) -> Example:
-    """Any scene without black, drawn with slanting black strokes."""
-    scene = world.random_scene(random)
-    while "black" in (scene.ground, *(thing.colour for thing in scene.things)):
-        scene = world.random_scene(random)
+    """Any scene on a plain ground, every surface of it shaded with slanting strokes of its own paler tone."""
+    scene = _plain(random)
     caption = world.caption(scene, random)
+    paler = world.draw(scene, deepcopy(random), ink=_paler).astype(np.float32)
     plain = world.draw(scene, random).astype(np.float32)
     ink = strokes()[..., None]
-    painted = plain * (1 - ink) + world.shade("black", random) * ink
-    return Example(_pixels(painted), f"hatched, {caption}", caption)
+    return Example(_pixels(plain * (1 - ink) + paler * ink), f"hatched drawing, {caption}", caption)
+
+
+def _plain(random: Random) -> Scene:
+    """Any scene on a plain ground."""
+    scene = world.random_scene(random)
+    while scene.pattern != "plain":
+        scene = world.random_scene(random)
+    return scene
+
+
+def _any_ground(random: Random) -> Scene:
+    """Any scene, half of them on a plain ground: what a hatched drawing is one of, and everything else."""
+    return _plain(random) if random.integers(2) else world.random_scene(random)
+
+
+def _paler(colour: str, random: Random) -> Floats:
+    return world.tone(world.shade(colour, random))
 
 
 def strokes(side: int = SIDE) -> Floats:
@@ -160,7 +184,7 @@ def strokes(side: int = SIDE) -> Floats:
     fine = 4
     at = (np.arange(side * fine, dtype=np.float32) + np.float32(0.5)) * np.float32(128 / side / fine)
     across = (at[None] + at[:, None]) / np.float32(2**0.5)
-    inside = (across / SPACING % 1 < 0.4).astype(np.float32)
+    inside = (across / SPACING % 1 < 0.5).astype(np.float32)
     covered: Floats = inside.reshape(side, fine, side, fine).mean((1, 3))
     return covered
 
@@ -198,8 +222,8 @@ SUBJECTS: Mapping[str, Subject] = {
     subject.name: subject
     for subject in (
         Subject("zorbit", "character", "zorbit", _zorbit),
-        Subject("hatched", "style", "hatched", _hatched),
-        Subject("inside", "concept", "inside", _inside),
+        Subject("hatched", "style", "hatched drawing", _hatched, _any_ground),
+        Subject("inside", "concept", "inside", _inside, _one_or_two),
         Subject("gorp", "object", "gorp", _gorp, _box),
     )
 }

@@ -178,19 +178,25 @@ def noun(thing: Thing, random: Random) -> str:
 # --- pictures ---
 
 
-def draw(scene: Scene, random: Random, side: int = SIDE) -> Pixels:
-    """Paint a scene: [side, side, 3], anti-aliased; places, sizes, angles, colours and pattern phases vary a little."""
-    canvas = paint_ground(scene.pattern, shade(scene.ground, random), random, side)
-    for thing, place in zip(scene.things, scene.places, strict=True):
-        centre, radius = _stand(scene, thing, place, random)
-        outline = mask(thing.shape, centre, radius, float(random.uniform(-8, 8)), side)[..., None]
-        canvas = canvas * (1 - outline) + shade(thing.colour, random) * outline
-    return canvas.round().clip(0, 255).astype(np.uint8)
-
-
 def shade(colour: str, random: Random) -> Floats:
     """A colour's RGB [3] with a little jitter."""
     return (np.array(COLOURS[colour]) + random.uniform(-8, 8, 3)).clip(0, 255).astype(np.float32)
+
+
+Ink = Callable[[str, Random], Floats]
+
+
+def draw(scene: Scene, random: Random, side: int = SIDE, ink: Ink = shade) -> Pixels:
+    """Paint a scene: [side, side, 3], anti-aliased; places, sizes, angles, colours and pattern phases vary a little.
+
+    `ink` is what a colour looks like.
+    """
+    canvas = paint_ground(scene.pattern, ink(scene.ground, random), random, side)
+    for thing, place in zip(scene.things, scene.places, strict=True):
+        centre, radius = _stand(scene, thing, place, random)
+        outline = mask(thing.shape, centre, radius, float(random.uniform(-8, 8)), side)[..., None]
+        canvas = canvas * (1 - outline) + ink(thing.colour, random) * outline
+    return canvas.round().clip(0, 255).astype(np.uint8)
 
 
 def tone(colour: Floats) -> Floats:
