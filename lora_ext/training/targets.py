@@ -153,7 +153,9 @@ class _Chosen:
         if network.kind == "norm":
             return
         if network.layers == "all":
-            yield from (layer for layer in self.table.layers.values() if layer.op in ("linear", "conv"))
+            # a transposed one (SDXL's text projection) is no module in the hosts, whose loaders would miss it
+            linear = (layer for layer in self.table.layers.values() if layer.op in ("linear", "conv"))
+            yield from (layer for layer in linear if not layer.transposed)
             return
         for layer in default_targets(self.table, conv=network.conv_rank > 0 or network.kind == "full"):
             path = f"{layer.name.path}."
