@@ -727,6 +727,7 @@
         part("grid").scrollTop = 0;
         if (state.shown.length && !state.shown.includes(state.cursor)) choose(state.shown[0]);
         drawAll([]);
+        bringToSight(state.cursor);
     }
 
     // Once for every place that gradio draws.
