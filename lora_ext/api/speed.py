@@ -18,9 +18,15 @@ MOST = 0.38
 ON_PROCESSOR = 0.5
 
 
-def reached(device: torch.device, dtype: torch.dtype, family: Family, batch: int) -> float:
-    """FLOP per second that a training step is likely to reach. A guess that may be wrong by half."""
-    peak = _multiplied(device, dtype)
+def reached(device: torch.device, dtype: torch.dtype, family: Family, batch: int) -> float | None:
+    """FLOP per second that a training step is likely to reach. A guess that may be wrong by half.
+
+    None where the card is too full to try.
+    """
+    try:
+        peak = _multiplied(device, dtype)
+    except torch.cuda.OutOfMemoryError:
+        return None
     if device.type != "cuda":
         return peak * ON_PROCESSOR
     return peak * min(MOST, SHARE[family] * math.sqrt(batch))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripted_model import model
 
-from lora_ext.api import forecast
+from lora_ext.api import forecast, speed
 from lora_ext.api.forecast import Forecaster, count, filled_in
 from lora_ext.errors import BadInput
 from lora_ext.training.estimate import Card
@@ -111,3 +111,15 @@ def test_wrong_settings_are_named_and_missing_ones_are_not(stage):
         stage.service.forecast({"rank": 0, "images": "", "nonsense": 1})
     assert {p.field for p in caught.value.problems} == {"rank", "nonsense"}
     assert dataclasses.is_dataclass(filled_in({}))
+
+
+def test_a_card_that_is_full_gives_no_time(card, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("full")
+
+    live = card(8 * GIB)
+    monkeypatch.undo()
+    monkeypatch.setattr(speed, "_multiplied", full)
+    assert speed.reached(torch.device("cuda"), torch.float16, "sd1", 1) is None
+    told = forecaster(live).forecast({"max_steps": 10})
+    assert (told["seconds"], told["steps"]) == (None, 10)
