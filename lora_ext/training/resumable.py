@@ -48,8 +48,8 @@ def _found(states: list[Path]) -> Iterator[BrokenOff]:
 
 
 def _step(path: Path) -> int | None:
-    """The tensors stay on the disk."""
+    """The tensors stay on the disk; old versions of torch want a text for that."""
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
+        return int(torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)["step"])
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, *UNREADABLE):
         return None
