@@ -148,7 +148,7 @@ KEYS: dict[str, Rule] = {
     "mixed_precision": one_of(PRECISIONS, "precision"),
     "full_fp16": Absent("what learns is always held in float32"),
     "full_bf16": Absent("what learns is always held in float32"),
-    "fp8_base": Absent("weights are held as they are"),
+    "fp8_base": Absent("weights are held as they are, or in 8 or 4 bits: see base_weights"),
     "fused_backward_pass": Absent("gradients are taken all at once"),
     "weight_decay": To("weight_decay"),
     "scale_weight_norms": Absent("norms are not limited"),

@@ -129,7 +129,7 @@ class _Chosen:
 
     def shape(self, layer: Layer) -> tuple[int, float]:
         rank, alpha = rank_and_alpha(layer, self.network)
-        if _wide(layer) and not rank and self.network.layers == "all":
+        if _wide(layer) and not rank and (self.network.layers == "all" or self.network.kind == "full"):
             rank, alpha = self.network.rank, self.network.alpha
         if layer.op in ("norm", "bias"):
             rank, alpha = max(1, rank), 1.0

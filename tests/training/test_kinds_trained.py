@@ -92,6 +92,8 @@ def test_it_learns_and_others_read_the_same_delta(base, plates, untaught, tmp_pa
     read = read_network(result.path, NameTable(base.table))
     assert not read.unmatched
     assert any(n.component == "te1" for n in read.network.adapters) is ("text_encoder_lr" in values)
+    alone = {key.removesuffix("_b") for key in tensors if key.endswith(".diff_b")} - tensors.keys()
+    assert not alone, "no host reads the difference of a bias without that of its weight"
     assert_read_alike(base, read.network, tensors, name)
 
 
