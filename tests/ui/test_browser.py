@@ -75,10 +75,10 @@ def test_errors_stand_at_their_fields(open_page, stage):
 def test_the_same_mistake_twice_is_told_twice(open_page, stage):
     page = open_page()
     for _ in range(2):
-        fill(page, stage, images="/nowhere/at/all")
-        expect(message(page, "images")).to_have_count(0)
+        fill(page, stage, output="a/b")
+        expect(message(page, "output")).to_have_count(0)
         start(page)
-        expect(message(page, "images")).to_contain_text("no such folder")
+        expect(message(page, "output")).to_contain_text("Leave out")
 
 
 def test_a_run_that_fails_names_a_folded_field(open_page, stage):
