@@ -83,7 +83,6 @@
             say(got.problems.filter((problem) => problem.field !== "concept"));
             fieldError("");
             take(got);
-            if (state.cursor === null && state.shown.length) choose(state.shown[0]);
         } catch (error) {
             if (turn !== opening) return;
             const text = error.problems ? error.problems.map((p) => p.text).join(" ") : error.message;
@@ -136,6 +135,7 @@
         part("desk").hidden = state.entries.size === 0 && complete === false;
         sort();
         drawAll(got.entries.map((entry) => entry.id));
+        if (state.cursor === null && state.shown.length) choose(state.shown[0]);
     }
 
     async function ask() {
