@@ -136,6 +136,27 @@ def test_a_reloaded_page_finds_the_run_and_can_stop_it(page, server: Server, pic
     assert (server.loras / "long run.safetensors").exists()
 
 
+def test_pause_try_it_in_txt2img_and_go_on(page, server: Server, pictures: Path) -> None:
+    before = server.get("/probe/model")
+    start(page, server, pictures, "half way", max_steps=100000)
+    server.wait_for_step(25)
+    page.click("#lora_ext_pause")
+    wait_for(page, "paused")
+    at = server.job()["step"]
+    tag = page.locator("[data-slot=saved] code").inner_text()
+    assert tag == f"<lora:half way-step{at:06}:0.7>"
+    during = server.get("/probe/model")
+    assert {k for k in before if before[k] != during[k]} == set(), "the WebUI has its own model back"
+    assert apart(server.png(f"{CAT}{tag}"), server.png(CAT)) > 2  # its lock too, or this would wait for ever
+    page.click("#lora_ext_resume")
+    wait_for(page, "running")
+    server.wait_for_step(at + 2)
+    page.click("#lora_ext_abort")
+    page.get_by_role("button", name="Abort, save nothing").click()
+    wait_for(page, "aborted")
+    assert not (server.loras / "half way.safetensors").exists()
+
+
 def test_errors_stand_at_their_fields(page, server: Server, pictures: Path) -> None:
     start(page, server, pictures / "nowhere", "x")
     message = page.locator("#lora_ext_field_images .lora-ext-error")
