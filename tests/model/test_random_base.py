@@ -85,15 +85,19 @@ def test_the_prompt_matters_and_nothing_overflows_half_precision(family):
     arch = detect(known)
     largest: list[float] = []
     unet = build_unet(arch, known)
-    for module in unet.modules():
+    hooks = [
         module.register_forward_hook(
             lambda m, i, o: largest.append(float(o.abs().max())) if hasattr(o, "abs") else None
         )
+        for module in unet.modules()
+    ]
     context = build_text(arch, known).encode(Tokenizer().tokens(["a photo of a cat"], arch))
     added = added_conditioning(arch, context.pooled, torch.tensor([[1024, 1024, 0, 0, 1024, 1024]]))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         unet(latents, torch.tensor([900]), encoder_hidden_states=context.context, added_cond_kwargs=added)
+    for hook in hooks:  # old versions of diffusers share one activation module among all models
+        hook.remove()
     assert max(largest) < 6000  # float16 ends at 65504
     cat, dog = predict(arch, known, "a photo of a cat"), predict(arch, known, "an oil painting of a dog")
     assert (cat - dog).std() > 0.02 * cat.std()
