@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from lora_ext.config import MemoryConfig
@@ -10,10 +11,15 @@ from lora_ext.model import checkpoint_gradients
 from lora_ext.training.levels import checkpoints
 
 
-def arrange(unet: UNet2DConditionModel, memory: MemoryConfig, checkpointing: str) -> None:
-    """Choose the attention, and where to compute activations anew: "all", "large", "small", or "" for nowhere."""
+def arrange(unet: UNet2DConditionModel, memory: MemoryConfig, checkpointing: str, fused: bool = True) -> None:
+    """Choose the attention, and where to compute activations anew: "all", "large", "small", or "" for nowhere.
+
+    `fused` is off where torch's fused attention must not be used: plain matrix products then do the same.
+    """
     if memory.attention == "xformers":
         unet.enable_xformers_memory_efficient_attention()
+    elif not fused:
+        unet.set_attn_processor(AttnProcessor())
     if not checkpointing:
         return
     checkpoint_gradients(unet)

@@ -215,7 +215,8 @@ class Learner:
             shrink(unet, cast(Bits, memory.base_weights), self.model.device)
         self._attach(unet, self._of("unet"))
         where = memory.checkpointing_where if self.config.optim.checkpointing else ""
-        arrange(unet, memory, "all" if self.checkpointing else where)  # the UNet alone: text encoders hold little
+        fused = not self.arithmetic.spoils_fused_attention
+        arrange(unet, memory, "all" if self.checkpointing else where, fused)  # the UNet alone: texts hold little
         self.unet, self.text = unet, None
         if "te" in self.parts:
             self.text = build_text(arch, self.arithmetic.tensors(tensors, text_prefixes(arch)))

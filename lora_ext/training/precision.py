@@ -37,6 +37,15 @@ class Arithmetic:
         """float16 gradients underflow without a loss scale."""
         return self.compute is torch.float16
 
+    @property
+    def spoils_fused_attention(self) -> bool:
+        """Whether the backward pass of torch's fused attention writes outside of its memory and may end the process.
+
+        So torch 2.0 and 2.1 do with bfloat16 on a CPU with several threads (pytorch issues 115253 and 132871).
+        """
+        old = torch.__version__.startswith(("2.0.", "2.1."))
+        return old and self.device.type == "cpu" and self.compute is torch.bfloat16
+
     def autocast(self) -> AbstractContextManager[object]:
         """Context for forward passes; nothing at all in float32, so that float32 stays exact."""
         if self.compute is torch.float32:
