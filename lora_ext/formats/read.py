@@ -15,6 +15,7 @@ from lora_ext.formats.bundled import is_embedding, read_embeddings
 from lora_ext.formats.checkpoint import metadata_of, open_layout, outline, read_tensors
 from lora_ext.formats.dialects import as_adapters_read
 from lora_ext.formats.family import family_of
+from lora_ext.formats.fitting import of_another_input
 from lora_ext.formats.found import Found
 from lora_ext.formats.hashes import content_identity
 from lora_ext.formats.names import NameTable
@@ -50,7 +51,12 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
 
     Every kind and spelling that kohya's trainer, LyCORIS, PEFT, diffusers, HCP-Diffusion and cloneofsimo's trainer
     write. Raises `BadInput`, one line per problem, when the file is damaged, was made for another model, fits no layer,
-    or a layer's tensors do not fit. Nothing of such a file is used.
+    or a layer's tensors do not fit.
+
+    What this model does not have is left out and named in `unmatched`: the rest is what the file means here. A file
+    with one broken layer (NaN, a factor without its partner, a size that no layer asks for) is refused whole: its
+    layers were trained together, what broke one may have touched others unseen, and a LoRA that is missing is noticed
+    at once where one that lacks a piece is not, a hundred pictures long. The message counts the broken layers.
     """
     path = Path(path)
     layout = open_layout(path)
@@ -65,7 +71,7 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     _check_size(path)
     tensors = read_tensors(path, layout, mapped=False)
     embeddings = read_embeddings(path, tensors, metadata)
-    made = _Made(path, names, peft_settings(path, metadata))
+    made = _Made(path, names, peft_settings(path, metadata), alone=len(layers) == 1)
     for found in layers:
         made.add(found, {own: tensors[key] for own, key in found.keys.items()})
     if made.problems:
@@ -85,7 +91,8 @@ def _check_size(path: Path) -> None:
 class _Made:
     """The adapters made so far, what they were made of, and what went wrong."""
 
-    def __init__(self, path: Path, names: NameTable, settings: PeftSettings) -> None:
+    def __init__(self, path: Path, names: NameTable, settings: PeftSettings, alone: bool) -> None:
+        """`alone`: the file has one layer, and nothing is left of it without that."""
         self.adapters: dict[LayerName, Adapter] = {}
         self.content: Content = {}
         self.unused: list[str] = []
@@ -94,6 +101,7 @@ class _Made:
         self._path = path
         self._names = names
         self._settings = settings
+        self._alone = alone
 
     def add(self, found: Found, given: Mapping[str, Tensor]) -> None:
         """Make the adapters of one layer: of its weight, of its bias, or of both."""
@@ -103,7 +111,9 @@ class _Made:
             if weight and kind_of(weight) is None:
                 self.unused += found.keys.values()
                 return
-            if weight:
+            if weight and not self._alone and of_another_input(found.layer, weight):
+                self.unused += [found.keys[name] for name in weight if name in found.keys]
+            elif weight:
                 self._make(found.layer.name, weight)
             if bias and found.layer.name.bias in self._names.table.layers:
                 self._make(found.layer.name.bias, bias)

@@ -19,8 +19,8 @@ SHOWN = 8
 """Problems and names listed in one message; the rest is counted."""
 MISFIT = "does not fit a layer of shape"
 """How adapters say that a tensor has another size."""
-ELSEWHERE = "It is damaged or for another model; nothing of it is used."
-ANEW = "Download it or train it again; nothing of it is used."
+ELSEWHERE = "It is damaged or for another model."
+ANEW = "Download it or train it again."
 CHECKPOINT_SIGN = "model.diffusion_model."
 
 
@@ -55,7 +55,10 @@ def nothing_fits(path: Path, names: NameTable, tensors: Mapping[str, Tensor]) ->
 def broken_layers(
     path: Path, names: NameTable, family: Family | None, problems: Sequence[Problem], broken: int, layers: int
 ) -> BadInput:
-    """`broken` of `layers` layers have tensors that cannot be used; `problems` say why, one or more for each."""
+    """`broken` of `layers` layers have tensors that cannot be used; `problems` say why, one or more for each.
+
+    The other layers are not used either: see `read_network`.
+    """
     if family not in (None, names.table.family):
         return _wrong_model(path, names, FAMILY_TITLES[family])
     misfits = broken > 1 and all(MISFIT in problem.what for problem in problems)
@@ -73,7 +76,10 @@ def broken_layers(
                 "Load that model.",
             )
         )
-    return several(problems)
+    are = "is" if broken == 1 else "are"
+    verdict = f"Nothing of the file is used, as {broken} of its {layers} layers {are} broken."
+    first, *others = problems
+    return several([replace(first, fix=f"{first.fix} {verdict}"), *others])
 
 
 def placed(problem: Problem, field: str) -> Problem:

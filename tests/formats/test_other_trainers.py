@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 
 import peer_models
@@ -295,7 +296,7 @@ def test_a_part_of_a_model_is_enough(tmp_path):
 
 def test_a_network_of_four_channels_on_an_inpainting_model(tmp_path):
     peer, names = peer_models.peer("sd1", inpainting=True), peer_models.names("sd1", True)
-    first = next(layer for layer in peer.table.layers.values() if layer.name.path == "input_blocks.0.0")
+    first = _first(peer)
     assert first.shape[1] == 9
     made = network(peer, [*targets(peer), first])
     up, down = made[first.name]
@@ -304,6 +305,36 @@ def test_a_network_of_four_channels_on_an_inpainting_model(tmp_path):
     peer.reference[first.name][:, 4:] = base[:, 4:]
     safetensors.torch.save_file(kohya_tensors(names, made, names.kohya), tmp_path / "a.safetensors")
     checked(peer, tmp_path / "a.safetensors")
+
+
+def _first(peer):
+    return next(layer for layer in peer.table.layers.values() if layer.name.path == "input_blocks.0.0")
+
+
+@pytest.mark.parametrize("inpainting", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "full", "loha"])
+def test_the_first_convolution_of_another_input_is_left_out_and_named(tmp_path, inpainting, kind):
+    """A network of an inpainting model on a plain one; of InstructPix2Pix's on both. The other layers mean the same."""
+    peer, names = peer_models.peer("sd1", inpainting), peer_models.names("sd1", inpainting)
+    first = _first(peer)
+    out, width = first.shape[0], 8 if inpainting else 9
+    own = {
+        "lora": {"lora_up.weight": (out, 4, 1, 1), "lora_down.weight": (4, width, 3, 3)},
+        "full": {"diff": (out, width, 3, 3)},
+        "loha": {f"hada_w{n}_{x}": (4, width * 9) if x == "b" else (out, 4) for n in (1, 2) for x in "ab"},
+    }[kind]
+    tensors = kohya_tensors(names, network(peer, targets(peer)), names.kohya)
+    added = {f"{names.kohya(first.name)}.{name}": torch.ones(size) for name, size in own.items()}
+    safetensors.torch.save_file({**tensors, **added}, tmp_path / "a.safetensors")
+    result = read_network(tmp_path / "a.safetensors", names)
+    assert result.unmatched == tuple(sorted(added)) and set(result.network.adapters) == {t.name for t in targets(peer)}
+    broken = {key: torch.full_like(tensor, math.nan) for key, tensor in added.items()}
+    safetensors.torch.save_file({**tensors, **broken}, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match="NaN"):
+        read_network(tmp_path / "a.safetensors", names)
+    safetensors.torch.save_file(added, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match="does not fit"):
+        read_network(tmp_path / "a.safetensors", names)
 
 
 def test_bundled_embeddings_are_told_and_nothing_else_is_needed(tmp_path):

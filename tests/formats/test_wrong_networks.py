@@ -11,6 +11,9 @@ import torch
 
 from lora_ext.errors import BadInput
 from lora_ext.formats import read_network
+from lora_ext.hosts.library import Library
+from lora_ext.hosts.prompt import WantedLora
+from lora_ext.patching import Strengths
 
 NAMES = tiny_table.names()
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -61,11 +64,27 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_broken_tensors_are_named_as_in_the_file(tmp_path, change):
+    """One broken layer refuses the file, its sound ones too, and says so; `read_network` tells why."""
     tensors = good()
     CHANGES[change][0](tensors)
     message = refused(tmp_path, tensors)
     assert CHANGES[change][1] in message
     assert "\n" not in message
+    assert message.endswith(f"Nothing of the file is used, as 1 of its {len(NAMES.table.layers)} layers is broken.")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_beside_a_file_with_one_broken_layer_others_apply_exactly(tmp_path, change):
+    tensors = good()
+    safetensors.torch.save_file(tensors, tmp_path / "whole.safetensors")
+    CHANGES[change][0](tensors)
+    safetensors.torch.save_file(tensors, tmp_path / "half.safetensors")
+    library = Library([tmp_path])
+    wanted = [WantedLora("half", Strengths()), WantedLora("whole", Strengths(0.7, 0.4))]
+    both, problems = library.resolve(wanted, NAMES)
+    alone, none = library.resolve(wanted[1:], NAMES)
+    assert len(problems) == 1 and "half.safetensors" in str(problems[0]) and not none
+    assert both == alone and [network.name for network in both] == ["whole"]
 
 
 def test_every_problem_is_reported_but_not_a_thousand(tmp_path):
