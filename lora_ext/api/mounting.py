@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.params import Depends
 
 from lora_ext.api.captioning import CaptionRoutes
+from lora_ext.api.choose import ChooseRoutes
 from lora_ext.api.door import PREFIX, Routes, guards
 from lora_ext.api.exchange import ExchangeRoutes
 from lora_ext.api.goal import GoalRoutes
@@ -41,6 +42,7 @@ def groups(service: Service, brought: Captioners) -> tuple[Routes, ...]:
         CaptionRoutes(service, brought),
         GoalRoutes(service, reach),
         PresetRoutes(service),
+        ChooseRoutes(service),
         ExchangeRoutes(service, reach),
     )
 

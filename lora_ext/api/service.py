@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from lora_ext.api.choice import Choice
 from lora_ext.api.forecast import Forecaster
 from lora_ext.api.reach import Reach
 from lora_ext.api.waiting import Waiting
@@ -70,6 +71,7 @@ class _Service:
         self._row = row
         self.reach = reach
         self.job = Steer(jobs)
+        self.choosing = Choice(live, output_dir, jobs, after_save, should_stop)
         self._forecaster = Forecaster(live, self.snapshot, self.values)
 
     @property

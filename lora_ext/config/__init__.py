@@ -17,6 +17,7 @@ from lora_ext.config.preview_lines import preview_wishes
 from lora_ext.config.reading import Config, flat, number, read, settings
 from lora_ext.config.relevance import FACTS, When, relevant
 from lora_ext.config.save import SaveConfig
+from lora_ext.config.sheet import CompareConfig, SheetConfig, SheetFileConfig
 from lora_ext.config.text import TextConfig
 from lora_ext.config.train import TrainConfig
 
@@ -24,6 +25,7 @@ __all__ = [
     "FACTS",
     "MOST_SEED",
     "CheckpointConfig",
+    "CompareConfig",
     "Config",
     "DataConfig",
     "DataSetConfig",
@@ -37,6 +39,8 @@ __all__ = [
     "SaveConfig",
     "ServeConfig",
     "Setting",
+    "SheetConfig",
+    "SheetFileConfig",
     "TextConfig",
     "TrainConfig",
     "UiConfig",

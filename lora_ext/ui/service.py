@@ -11,6 +11,7 @@ from lora_ext.errors import Problem
 from lora_ext.layers import Family
 from lora_ext.training.queue import Place
 from lora_ext.training.snapshot import JobFacts, LineView, PreviewView, SavedView, StageView, State
+from lora_ext.ui.sheet_views import Choosing
 
 
 class ProblemView(TypedDict):
@@ -195,6 +196,10 @@ class Service(Protocol):
     def job(self) -> Steering:
         """The running job."""
 
+    @property
+    def choosing(self) -> Choosing:
+        """Saved files, compared and picked."""
+
     def readable(self, values: Mapping[str, object]) -> TrainConfig:
         """Settings as a config. Raises `BadInput`: wrong ones, or paths that a caller may not name."""
 
@@ -255,6 +260,7 @@ def labelled(field: str, text: str) -> ProblemView:
 
 __all__ = [
     "CardView",
+    "Choosing",
     "ForecastView",
     "LineView",
     "ModelView",

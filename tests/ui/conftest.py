@@ -13,8 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from scripted import Script, Workplace
 from scripted_model import model
+from starlette.testclient import TestClient
 
 from lora_ext import api
+from lora_ext.api import choice, sheets
 from lora_ext.api import service as services
 from lora_ext.training import JobBoard
 from lora_ext.training.queue import JobQueue
@@ -28,6 +30,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     monkeypatch.setattr(services, "queue", JobQueue())
     monkeypatch.setattr(services, "train", script.train)
     monkeypatch.setattr(services, "check", script.check)
+    monkeypatch.setattr(choice, "compare", script.compare)
+    monkeypatch.setattr(sheets, "easel", sheets.Easel())
     outputs, pictures = tmp_path / "loras", tmp_path / "pictures"
     outputs.mkdir()
     pictures.mkdir()
@@ -35,6 +39,14 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     yield made
     script.hold.set()
     made.end()
+
+
+@pytest.fixture
+def client(stage: Workplace) -> TestClient:
+    """Asks the addresses of `stage` without a server."""
+    app = FastAPI()
+    api.mount(app, stage.service)
+    return TestClient(app)
 
 
 @pytest.fixture

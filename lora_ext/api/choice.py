@@ -1,0 +1,159 @@
+"""Step 4 behind its addresses: saved files, the sheet that compares them, and picking one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lora_ext.api import sheets
+from lora_ext.api.saved_runs import ENDING, SavedRuns, view_of
+from lora_ext.errors import BadInput, Problem
+from lora_ext.hosts.glance import glance, survey
+from lora_ext.layers import FAMILY_TITLES
+from lora_ext.live import LiveModel
+from lora_ext.training import JobBoard
+from lora_ext.training.comparison import compare, plan
+from lora_ext.ui.sheet_views import ColumnView, Occupied, PickedView, SavedRunsView, SheetView
+
+BUSY = ("running", "pausing", "stopping")
+"""States of a training in which it has the model."""
+GOING = (*BUSY, "paused")
+
+LISTS = ("files", "strengths", "prompts")
+
+MOST_FILES = 100
+"""Columns of a sheet."""
+
+runs = SavedRuns()
+"""What is known of files, for the process."""
+
+
+class Choice:
+    """`Choosing` over a folder, a job board and the process's one sheet."""
+
+    def __init__(
+        self,
+        live: Callable[[], LiveModel],
+        folder: Callable[[], Path],
+        jobs: JobBoard,
+        after_change: Callable[[Path], None],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """`after_change` is called with a file that got another name; `interrupted`: the host's own button."""
+        self._live, self._folder, self._jobs = live, folder, jobs
+        self._after_change, self._interrupted = after_change, interrupted
+
+    def saved(self) -> SavedRunsView:
+        """Runs with files in the output folder."""
+        folder = self._folder()
+        return {"runs": [view_of(run, folder) for run in runs.look(folder)], "running": self._going()}
+
+    def make(self, values: Mapping[str, object]) -> SheetView:
+        """Begin a sheet. Raises `BadInput`; `Occupied` while a run trains or another sheet is being made."""
+        if self._training():
+            raise Occupied(Problem("", "a training is running", fix="Wait for its end, or pause it."))
+        folder = self._folder()
+        files, problems = self._files(values.get("files"), folder)
+        own = {name: value for name, value in values.items() if name not in LISTS}
+        try:
+            wanted = plan(files or [folder], values.get("strengths"), values.get("prompts"), own)
+        except BadInput as e:
+            problems += e.problems
+        if problems:
+            raise BadInput(*problems)
+        model = self._live()
+        check_family(files, model)
+        sheet = sheets.Sheet(wanted, self._columns(files, folder))
+        sheets.easel.start(sheet, lambda: compare(model, wanted, self._interrupted), self._training)
+        return sheet.view()
+
+    def sheet(self) -> SheetView:
+        """The sheet as far as it is."""
+        return sheets.easel.view()
+
+    def cancel(self) -> None:
+        """Stop making it; what is made stays."""
+        if sheets.easel.sheet is not None:
+            sheets.easel.sheet.cancel()
+
+    def picture(self, number: str, small: bool = False) -> bytes | None:
+        """PNG (small: JPEG) of a picture by its id; None when it is not kept any more."""
+        found = sheets.easel.sheet.picture(number) if sheets.easel.sheet is not None else None
+        return None if found is None else found.small if small else found.png
+
+    def whole(self) -> bytes | None:
+        """The sheet as one labelled PNG; None before the first picture."""
+        return sheets.easel.sheet.whole() if sheets.easel.sheet is not None else None
+
+    def pick(self, values: Mapping[str, object]) -> PickedView:
+        """Give a saved file its name, notes and picture. Raises `BadInput`."""
+        raise BadInput(Problem("name", "not yet"))
+
+    def _training(self) -> bool:
+        return self._jobs.snapshot()["state"] in BUSY
+
+    def _going(self) -> str:
+        now = self._jobs.snapshot()
+        return now["name"] if now["state"] in GOING else ""
+
+    def _files(self, given: object, folder: Path) -> tuple[list[Path], list[Problem]]:
+        """The files that ids mean, and what is wrong with them."""
+        ids = list(dict.fromkeys(one for one in given if isinstance(one, str))) if isinstance(given, list) else []
+        if not ids or (isinstance(given, list) and not all(isinstance(one, str) for one in given)):
+            return [], [Problem("files", "no saved file is chosen", "a list of ids of files")]
+        if len(ids) > MOST_FILES:
+            return [], [Problem("files", "too many files are chosen", f"at most {MOST_FILES}", str(len(ids)))]
+        files: list[Path] = []
+        problems: list[Problem] = []
+        for one in ids:
+            try:
+                files.append(file_of(one, folder))
+            except BadInput as e:
+                problems += e.problems
+        return files, problems
+
+    def _columns(self, files: Sequence[Path], folder: Path) -> list[ColumnView]:
+        """By file: those of ours with step and loss, others by name. Steps of two runs say which run."""
+        known = {f["file"]: (run, f) for run in self.saved()["runs"] for f in run["files"]}
+        several = len({known[path.name][0]["name"] for path in files if path.name in known}) > 1
+        columns: list[ColumnView] = []
+        for path in files:
+            if path.name not in known:
+                columns.append({"file": path.name, "label": path.stem, "step": None, "loss": None})
+                continue
+            file = known[path.name][1]
+            label = path.stem if several else file["label"]
+            columns.append({"file": path.name, "label": label, "step": file["step"], "loss": file["loss"]})
+        return columns
+
+
+def file_of(name: str, folder: Path, field: str = "files") -> Path:
+    """The file that an id means. Raises `BadInput` for one that leaves the folder, or is not there."""
+    plain = Path(name).name == name and not set(name) & set("/\\\0:") and name.endswith(ENDING)
+    shown = name[:100]
+    if not plain or name.startswith("."):
+        raise BadInput(Problem(field, "this is no id of a saved file", "a name of the list of saved files", shown))
+    try:
+        there = (folder / name).is_file()
+    except (OSError, ValueError):  # a name too long for the system, or with half a character in it
+        there = False
+    if not there:
+        fix = "Choose again among the files that are there."
+        raise BadInput(Problem(field, f"{shown.removesuffix(ENDING)} is not there any more", got=shown, fix=fix))
+    return folder / name
+
+
+def check_family(files: Sequence[Path], model: LiveModel) -> None:
+    """Raise `BadInput` for "files", naming each that was made for another kind of model than the loaded one."""
+    loaded = model.architecture.family
+    problems: list[Problem] = []
+    for path in files:
+        facts = glance(str(path))
+        facts = facts if facts.complete or facts.damage else survey(str(path))
+        if facts.damage:
+            problems.append(Problem("files", f"{path.stem}: {facts.damage}"))
+        elif facts.foreign or facts.family not in (None, loaded):
+            what = f"{path.stem} was made for {facts.made_for}, and the loaded model is {FAMILY_TITLES[loaded]}"
+            problems.append(Problem("files", what, fix="Load a checkpoint of its kind first."))
+    if problems:
+        raise BadInput(*problems)
