@@ -24,8 +24,11 @@ from lora_ext.data.set_scan import picture_folder
 from lora_ext.errors import BadInput, Problem
 from lora_ext.ui import view
 
-FIRST_LOOK = 0.15
-"""Seconds: a small folder is read within them, and the first answer is the whole one."""
+FIRST_LOOK = 1.0
+"""Seconds that the first answer waits at most."""
+
+FIRST_PICTURES = 100
+"""More than are in sight at once: with them the first answer goes off, and the others follow."""
 
 ONE_EDIT = "Caption edited"
 
@@ -90,7 +93,7 @@ class PictureRoutes:
                 if named:
                     self._reach.check(picture_folder(named) if field == "images" else Path(named), field)
             opened = desk.open(config)
-            opened.wait(FIRST_LOOK)
+            opened.wait(FIRST_LOOK, FIRST_PICTURES)
             return _state(opened, 0, problems)
 
         return await json_answer(work, await object_of(request))

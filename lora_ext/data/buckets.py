@@ -47,6 +47,7 @@ def bucket_sizes(resolution: int) -> tuple[Size, ...]:
     return tuple(sorted(found))
 
 
+@lru_cache(maxsize=1024)
 def fit(size: Size, buckets: tuple[Size, ...]) -> Fit:
     """Scale to cover the bucket that keeps most of the picture, then cut the middle out.
 

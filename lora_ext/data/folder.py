@@ -95,9 +95,16 @@ def _listing(path: Path) -> tuple[list[Path], list[Path]]:
     with os.scandir(path) as entries:
         visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _LEFT_OUT]
     visible.sort(key=lambda e: natural(e.name))
-    return [Path(e.path) for e in visible if _is_file(e)], [Path(e.path) for e in visible if os.path.isdir(e.path)]
+    folders = {e.name for e in visible if _is_folder(e)}
+    files = [Path(e.path) for e in visible if e.name not in folders and _is_file(e)]
+    return files, [Path(e.path) for e in visible if e.name in folders]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """The listing itself knows it of everything but links, which may lead nowhere or in a circle."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """True for files, and for links that lead nowhere or in a circle: reading them will tell."""
-    return not os.path.isdir(entry.path) and (entry.is_symlink() or entry.is_file())
+    return entry.is_symlink() or entry.is_file()

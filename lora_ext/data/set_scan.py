@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from lora_ext.config import DataSetConfig
@@ -20,6 +21,11 @@ CUT_MUCH = 2 / 3
 """A picture of which less than this is left after cutting is worth a notice."""
 
 
+def always() -> bool:
+    """Nobody is in a hurry, and nobody wants the scan to end."""
+    return True
+
+
 class SetScan:
     """The scan of one data set: collects pictures and what was skipped, and tells `notices` the rest."""
 
@@ -35,10 +41,14 @@ class SetScan:
         self.pictures: list[Picture] = []
         self.skipped: list[Skipped] = []
 
-    def run(self) -> None:
-        """Walk the folder. Raises `BadInput` when there is nothing to use in it, or a picture has no words at all."""
+    def run(self, go_on: Callable[[], bool] = always) -> None:
+        """Walk the folder. Raises `BadInput` when there is nothing to use in it, or a picture has no words at all.
+
+        `go_on` is asked before each picture: it may take its time, and False ends the scan as it stands.
+        """
         for folder in self._folders():
-            self._visit(folder)
+            if not self._visit(folder, go_on):
+                return
         for name, why in self.walk.unreadable.items():
             self.notices.add(f"Folder cannot be read ({why}) and is left out", self.prefix + name)
         for name in self.walk.dates:
@@ -61,12 +71,13 @@ class SetScan:
         except OSError as e:
             raise BadInput(_unreadable(self.walk.root, e)) from e
 
-    def _visit(self, folder: Folder) -> None:
+    def _visit(self, folder: Folder, go_on: Callable[[], bool]) -> bool:
+        """Whether the scan goes on."""
         for path in folder.other_pictures():
             self.notices.add("File type is not read; convert it to png or jpg to use it", self._name(path))
         if folder.repeats == 0 and folder.pictures():
             self.notices.add("Folder with 0 repeats is left out", self.prefix + (folder.name or self.walk.root.name))
-            return
+            return True
         if folder.repeats is not None and not folder.name and folder.repeats != self.config.repeats:
             self.notices.add(
                 f"The picture folder's own name sets {folder.repeats} repeats", printable(self.walk.root.name)
@@ -77,7 +88,10 @@ class SetScan:
         self._note_twins(pictures)
         self.captions.enter(folder)
         for path in pictures:
+            if not go_on():
+                return False
             self._picture(folder, path, masks.get(path))
+        return True
 
     def _picture(self, folder: Folder, path: Path, mask: Path | None) -> None:
         name = self._name(path)

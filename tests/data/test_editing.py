@@ -35,21 +35,6 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def opened(folder, tmp_path):
-    made = []
-
-    def make(**more) -> EditSet:
-        one = EditSet(DataSetConfig(images=str(folder), resolution=64, **more), Thumbnails(tmp_path / "cache"))
-        made.append(one)
-        one.wait(20)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
-
-
 def entries(target: EditSet) -> dict[str, dict]:
     return {entry["name"]: entry for entry in target.listing().entries}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lora_ext.config import DataConfig, DataSetConfig
+from lora_ext.config import DataConfig
 from lora_ext.data import scan
-from lora_ext.data.editing import FOLDER, EditSet, Thumbnails
+from lora_ext.data.editing import FOLDER, EditSet
 from lora_ext.errors import BadInput
 
 
@@ -25,21 +25,6 @@ def folder(tmp_path):
     (root / "b.caption").write_bytes("café".encode("cp1252"))
     (root / "5_dog" / "d.txt").write_bytes(b"\xef\xbb\xbfdog")
     return root
-
-
-@pytest.fixture
-def opened(folder, tmp_path):
-    made = []
-
-    def make(**more) -> EditSet:
-        one = EditSet(DataSetConfig(images=str(folder), resolution=64, **more), Thumbnails(tmp_path / "cache"))
-        made.append(one)
-        one.wait(20)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def numbers(target: EditSet) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from PIL import Image
+from refusals import fields
 from starlette.testclient import TestClient
 
 from lora_ext import api
@@ -20,17 +21,6 @@ from lora_ext.errors import BadInput, Problem
 
 V1 = "/lora-ext/v1"
 KEY = {"x-lora-ext-key": api.PAGE_KEY}
-
-
-@pytest.fixture
-def client(stage):
-    app = FastAPI()
-    api.mount(app, stage.service)
-    return TestClient(app)
-
-
-def fields(answer):
-    return {problem["field"] for problem in answer.json()["problems"]}
 
 
 def places(client):

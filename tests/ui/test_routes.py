@@ -7,6 +7,7 @@ import io
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from PIL import Image
+from refusals import fields
 from starlette.testclient import TestClient
 
 from lora_ext import api
@@ -18,17 +19,6 @@ from lora_ext.training import Saved, Stop
 JOB = "/lora-ext/v1/job"
 PAGE_JOB = "/lora-ext/v1/page/job"
 KEY = {"x-lora-ext-key": api.PAGE_KEY}
-
-
-@pytest.fixture
-def client(stage):
-    app = FastAPI()
-    api.mount(app, stage.service)
-    return TestClient(app)
-
-
-def fields(answer):
-    return {problem["field"] for problem in answer.json()["problems"]}
 
 
 def test_a_run_from_start_to_file(client, stage):

@@ -51,32 +51,34 @@ class EditSet:
         self._entries = Entries()
         self._waiting: list[int] = []
         self._look: Look | None = None
-        self._begin(config)
+        self._begin(config, Reading(config, self._busy))
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def reopen(self, config: DataSetConfig) -> None:
         """Read the folder anew, with other settings perhaps; captions not saved yet stay. Raises `BadInput`."""
         with self._lock:
-            self._begin(config)
+            reading = Reading(config, self._busy)
+            self.close()
+            self._begin(config, reading)
 
-    def _begin(self, config: DataSetConfig) -> None:
-        self._reading = Reading(config)
+    def _begin(self, config: DataSetConfig, reading: Reading) -> None:
+        self._reading = reading
         self.config = config
         self._rules = rules_of(config)
         self._extension = next(iter(extensions(config.caption_extension)), EXTENSIONS[0])
         self._taken = self._left_out = 0
         self._complete = False
-        self.close()
         self._look = None
         self._entries.begin()
 
-    def wait(self, seconds: float) -> None:
-        """Until everything is read, but no longer."""
-        self._reading.wait(seconds)
+    def wait(self, seconds: float, enough: int | None = None) -> None:
+        """Until everything is read, or `enough` pictures are, but no longer."""
+        self._reading.wait(seconds, enough)
 
     def close(self) -> None:
-        """Leave off looking at pictures."""
+        """Leave off reading the folder and looking at pictures."""
+        self._reading.stop()
         if self._look:
             self._look.stop()
 
@@ -96,7 +98,11 @@ class EditSet:
         if over:
             self._complete = True
             self._entries.end()
-            self._look = Look(self._entries.pictures(), self._make, lambda: bool(self._waiting))
+            self._look = Look(self._entries.pictures(), self._make, self._busy)
+
+    def _busy(self) -> bool:
+        """Whether somebody waits for a thumbnail."""
+        return bool(self._waiting)
 
     # ---- looking --------------------------------------------------------------------------------------------------
 

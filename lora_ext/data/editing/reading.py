@@ -29,17 +29,28 @@ Thumbnail = Callable[[Picture], bytes]
 class Reading:
     """A scan under way; what it has found so far can be asked for at any time."""
 
-    def __init__(self, config: DataSetConfig) -> None:
-        """Raises `BadInput` when the folder or a caption list cannot be used at all."""
+    def __init__(self, config: DataSetConfig, busy: Callable[[], bool]) -> None:
+        """`busy`: while True, somebody waits for a thumbnail and this makes room.
+
+        Raises `BadInput` when the folder or a caption list cannot be used at all.
+        """
+        self._busy = busy
+        self._stop = threading.Event()
         self._notices = Notices()
         self._scan = SetScan(config, self._notices)
         self._future = in_background(self._run)
 
-    def wait(self, seconds: float) -> None:
-        """Until the scan is over, but no longer."""
-        ended = threading.Event()
-        self._future.add_done_callback(lambda _: ended.set())
-        ended.wait(seconds)
+    def wait(self, seconds: float, enough: int | None = None) -> None:
+        """Until the scan is over, or `enough` pictures have been read, but no longer."""
+        end = time.monotonic() + seconds
+        while not self._future.done() and (enough is None or len(self._scan.pictures) < enough):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Leave off: nobody asks any more."""
+        self._stop.set()
 
     @property
     def over(self) -> bool:
@@ -66,7 +77,7 @@ class Reading:
 
     def _run(self) -> tuple[Problem, ...]:
         try:
-            self._scan.run()
+            self._scan.run(lambda: make_room(self._busy, self._stop))
         except BadInput as e:
             return e.problems
         return ()
@@ -108,9 +119,7 @@ class Look:
 
     def _run(self) -> dict[int, tuple[str, ...]]:
         for number, picture in self._pictures.items():
-            while self._busy() and not self._stop.is_set():
-                time.sleep(0.005)
-            if self._stop.is_set():
+            if not make_room(self._busy, self._stop):
                 return {}
             try:
                 self._looks[number] = look(Image.open(io.BytesIO(self._thumbnail(picture))))
@@ -123,6 +132,13 @@ class Look:
             for n in names:
                 found[n] = tuple(name for other, name in names.items() if other != n)
         return found
+
+
+def make_room(busy: Callable[[], bool], stop: threading.Event) -> bool:
+    """Wait while others are in a hurry; False when nobody wants the work any more."""
+    while busy() and not stop.is_set():
+        time.sleep(0.005)
+    return not stop.is_set()
 
 
 def in_background(work: Callable[[], Result]) -> Future[Result]:
