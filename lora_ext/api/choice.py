@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lora_ext.api import sheets
-from lora_ext.api.saved_runs import ENDING, SavedRuns, view_of
+from lora_ext.api import picking, sheets
+from lora_ext.api.saved_runs import ENDING, SavedFile, SavedRun, SavedRuns, view_of
 from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.glance import glance, survey
 from lora_ext.layers import FAMILY_TITLES
@@ -87,7 +87,90 @@ class Choice:
 
     def pick(self, values: Mapping[str, object]) -> PickedView:
         """Give a saved file its name, notes and picture. Raises `BadInput`."""
-        raise BadInput(Problem("name", "not yet"))
+        with picking.one_at_a_time:
+            return self._pick(values, self._folder())
+
+    def _pick(self, values: Mapping[str, object], folder: Path) -> PickedView:
+        run, file = self._saved_file(values.get("file"), folder)
+        problems: list[Problem] = []
+        picture: bytes | None = None
+        stem, strength, trigger, description = file.stem, 1.0, "", ""
+        try:
+            stem, strength, trigger, description = picking.read_texts(values)
+            picking.check_free(folder / file.name, stem)
+        except BadInput as e:
+            problems += e.problems
+        try:
+            picture = self._cell(values.get("cell"), file.name)
+        except BadInput as e:
+            problems += e.problems
+        problems += self._others_problems(values.get("others", "keep"), run, stem)
+        if problems:
+            raise BadInput(*problems)
+        wish = picking.Pick(folder / file.name, stem, strength, trigger, description, picture)
+        others = picking.doomed(run, file, folder) if values.get("others") == "delete" else []
+        picking.carry_out(wish, file.origin.family)
+        if sheets.easel.sheet is not None:
+            sheets.easel.sheet.rename(file.name, wish.target.name)
+        trouble = self._see_to_state(run, file, stem, folder)
+        gone, why = picking.delete([*(f.name for f in others), *self._left_states(run, others, folder)], folder)
+        self._after_change(wish.target)
+        prompt = f"{wish.tag} {trigger}".strip()
+        names = [name.removesuffix(ENDING) for name in gone]
+        return {"name": stem, "tag": wish.tag, "prompt": prompt, "deleted": names, "trouble": trouble or why}
+
+    def _saved_file(self, name: object, folder: Path) -> tuple[SavedRun, SavedFile]:
+        path = file_of(name if isinstance(name, str) else "", folder, "file")
+        for run in runs.look(folder):
+            for file in run.files:
+                if file.name == path.name:
+                    return run, file
+        raise BadInput(
+            Problem("file", "no run here has saved this file", "an id of the list of saved files", path.stem)
+        )
+
+    def _cell(self, number: object, file: str) -> bytes | None:
+        """The picture for the card. Raises `BadInput` for one that does not show the file."""
+        if number is None:
+            return None
+        sheet = sheets.easel.sheet
+        found = sheet.shown(number) if sheet is not None and isinstance(number, str) else None
+        if found is None:
+            raise BadInput(Problem("cell", "there is no such picture on the sheet", fix="Choose another one."))
+        if file not in found.files or not found.strength:
+            what = "this picture was made without the file" if not found.strength else "this picture shows another file"
+            raise BadInput(Problem("cell", what, fix="Choose a picture of its own column."))
+        return found.picture.png
+
+    def _others_problems(self, others: object, run: SavedRun, stem: str) -> Iterator[Problem]:
+        going = self._going()
+        if others not in ("keep", "delete"):
+            yield Problem("others", "there is no such choice", "keep or delete", repr(others)[:40])
+        elif others == "delete" and going == run.name:
+            yield Problem("others", "the run is not over and may still need them", fix="Wait for its end, or stop it.")
+        if going and stem == going:
+            yield Problem("name", "the run that is going on will save its own file under this name", got=stem)
+        if sheets.easel.sheet is not None and sheets.easel.sheet.running:
+            what = "a sheet is still being made, and may need the file"
+            yield Problem("file", what, fix="Wait for its end, or cancel it.")
+
+    def _see_to_state(self, run: SavedRun, file: SavedFile, stem: str, folder: Path) -> str:
+        """The state that a run left goes with its own file; gives why it did not."""
+        if not (
+            run.newest and file.origin.final and not file.picked and stem != file.stem and self._going() != run.name
+        ):
+            return ""
+        try:
+            picking.keep_state(run.name, stem, folder)
+        except (BadInput, OSError) as e:
+            return f"The saved state of {run.name} was left behind: {e}"
+        return ""
+
+    def _left_states(self, run: SavedRun, gone: Sequence[SavedFile], folder: Path) -> list[str]:
+        """States of a run whose own file is deleted."""
+        if not run.newest or not any(file.origin.final for file in gone):
+            return []
+        return [run.name + ending for ending in picking.STATES if (folder / (run.name + ending)).is_file()]
 
     def _training(self) -> bool:
         return self._jobs.snapshot()["state"] in BUSY

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 from lora_ext.errors import BadInput, Problem
 from lora_ext.training.comparison import Painted, Painting, Plan
@@ -30,6 +31,15 @@ NONE: SheetView = {
     "rows": [],
     "cells": [],
 }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a sheet, and what is in it: `files` by id, all of them where the strength is 0."""
+
+    picture: Picture
+    files: frozenset[str]
+    strength: float
 
 
 class Sheet:
@@ -88,6 +98,15 @@ class Sheet:
         """A picture by its id."""
         with self._lock:
             return self._pictures.get(number)
+
+    def shown(self, number: str) -> Shown | None:
+        """What a picture shows, by its id."""
+        with self._lock:
+            cells = [cell for cell in self._cells if cell["id"] == number]
+            if not cells:
+                return None
+            files = frozenset(self._columns[cell["column"]]["file"] for cell in cells)
+            return Shown(self._pictures[number], files, self.wanted.rows[cells[0]["row"]].strength)
 
     def rename(self, before: str, after: str) -> None:
         """A file of it has another name now."""

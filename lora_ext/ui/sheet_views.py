@@ -86,12 +86,13 @@ class SheetView(TypedDict):
 
 class PickedView(TypedDict):
     """What a picked file is called now. `tag` puts it into a prompt, `prompt` with its trigger words; `deleted` names
-    the files of its run that are gone."""
+    the files of its run that are gone, `trouble` says what could not be done afterwards."""
 
     name: str
     tag: str
     prompt: str
     deleted: list[str]
+    trouble: str
 
 
 class Choosing(Protocol):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from lora_ext.api import sheets
 from lora_ext.config import TrainConfig, flat, read
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats import NameTable, network_metadata, write_network
-from lora_ext.layers import Family
+from lora_ext.layers import Family, Layer
 from lora_ext.model import default_targets
 from lora_ext.training import (
     Abort,
@@ -156,17 +157,23 @@ def picture(progress: float, number: int = 0) -> Image.Image:
     return image
 
 
+@cache
+def spellings(family: Family) -> tuple[NameTable, Layer]:
+    """How files name the layers of a model, and one of them; made once, it takes a moment."""
+    table = model(family).table
+    return NameTable(table), default_targets(table, conv=False)[0]
+
+
 def saved(path: Path, config: TrainConfig, step: int, begun: float, family: Family = "sd1") -> Path:
     """A file as a run writes it, with one layer only."""
-    table = model(family).table
-    layer = default_targets(table, conv=False)[0]
+    names, layer = spellings(family)
     adapter = LoraAdapter.create(layer.shape, 2, 2.0, torch.Generator().manual_seed(step))
     known = {**flat(config), "output": Path(config.save.output).stem}
     metadata = network_metadata(
         family=family, name=path.stem, rank=2, alpha=2.0, steps=step, epochs=1, settings=known,
         started=begun, finished=begun + step,
     )  # fmt: skip
-    write_network(path, Network(path.stem, {layer.name: adapter}, metadata), NameTable(table), metadata, torch.float16)
+    write_network(path, Network(path.stem, {layer.name: adapter}, metadata), names, metadata, torch.float16)
     return path
 
 

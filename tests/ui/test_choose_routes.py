@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 
 import pytest
@@ -11,6 +12,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lora_ext import api
+from lora_ext.api import moving, picking
+from lora_ext.errors import BadInput
+from lora_ext.hosts.prompt import parse
 
 V1 = "/lora-ext/v1"
 KEY = {"x-lora-ext-key": api.PAGE_KEY}
@@ -95,3 +99,171 @@ def test_one_sheet_at_a_time(client, stage):
     assert until(client, "cancelled")["done"] <= 1
     assert client.post(f"{V1}/sheet", json=wish(ids(client))).status_code == 202
     until(client, "done")
+
+
+def pick(client, **wish):
+    return client.post(f"{V1}/pick", json={"name": "best cat", "strength": 0.8, **wish})
+
+
+def notes(stage, name):
+    return json.loads((stage.outputs / f"{name}.json").read_text(encoding="utf8"))
+
+
+def test_a_picked_file_is_a_card(client, stage):
+    stage.save_run("my cat", (100, 200), trigger_words="sks cat")
+    before = (stage.outputs / "my cat-step000200.safetensors").read_bytes()
+    (stage.outputs / "my cat-step000200.json").write_text('{"notes": "mine", "preferred weight": 1}', encoding="utf8")
+    (stage.outputs / "my cat-step000200.png").write_bytes(b"an older picture")
+    client.post(f"{V1}/sheet", json=wish(ids(client)))
+    sheet = until(client, "done")
+    cell = next(c["id"] for c in sheet["cells"] if (c["column"], c["row"]) == (1, 1))
+    answer = pick(client, file=ids(client)[1], trigger="sks cat", description="<b>A cat</b>", cell=cell)
+    assert answer.json() == {
+        "name": "best cat", "tag": "<lora:best cat:0.8>", "prompt": "<lora:best cat:0.8> sks cat",
+        "deleted": [], "trouble": "",
+    }  # fmt: skip
+    assert (stage.outputs / "best cat.safetensors").read_bytes() == before
+    assert notes(stage, "best cat") == {
+        "notes": "mine", "preferred weight": 0.8, "activation text": "sks cat", "description": "<b>A cat</b>",
+        "sd version": "SD1",
+    }  # fmt: skip
+    assert (stage.outputs / "best cat.preview.png").read_bytes() == client.get(
+        f"{V1}/sheet/pictures/{cell}.png"
+    ).content
+    assert (stage.outputs / "best cat.png").read_bytes() == b"an older picture"
+    assert not list(stage.outputs.glob("my cat-step000200*"))
+    assert stage.saved == [stage.outputs / "best cat.safetensors"]
+    assert client.get(f"{V1}/sheet").json()["columns"][1]["file"] == "best cat.safetensors"
+    told = [(f["file"], f["label"]) for f in client.get(f"{V1}/saved").json()["runs"][0]["files"]]
+    assert told == [("my cat-step000100.safetensors", "step 100"), ("best cat.safetensors", "best cat")]
+
+
+def test_only_what_the_same_run_left_unnamed_is_deleted(client, stage):
+    stage.save_run("my cat", (100, 200, 300), final=400, begun=1_600_000_000.0)  # an older run of the same name
+    stage.save_run("my cat", (100, 200), final=250)
+    stage.save_run("my cats", (100,))
+    (stage.outputs / "my cat-step000500.safetensors").write_bytes(b"someone else's")
+    (stage.outputs / "my cat.state").write_bytes(b"state")
+    (stage.outputs / "my cat.log.csv").write_bytes(b"log")
+    listed = client.get(f"{V1}/saved").json()["runs"]
+    assert [[f["step"] for f in run["files"]] for run in listed] == [[100, 200, 250], [100], [300]]
+    assert [run["name"].partition(" (")[0] for run in listed] == ["my cat", "my cats", "my cat"]
+    answer = pick(client, file="my cat-step000100.safetensors", others="delete").json()
+    assert answer["deleted"] == ["my cat-step000200", "my cat", "my cat.state"]
+    left = {path.name for path in stage.outputs.iterdir()}
+    assert left == {
+        "best cat.safetensors", "best cat.json", "my cat-step000300.safetensors", "my cat-step000500.safetensors",
+        "my cats-step000100.safetensors", "my cat.log.csv",
+    }  # fmt: skip
+
+
+def test_what_was_picked_before_is_never_deleted(client, stage):
+    stage.save_run("my cat", (100, 200, 300))
+    pick(client, file="my cat-step000200.safetensors", name="second best")
+    pick(client, file="my cat-step000300.safetensors", name="my cat-step000300")  # under its own name, with notes
+    assert pick(client, file="my cat-step000100.safetensors", others="delete").json()["deleted"] == []
+
+
+def test_the_state_of_a_run_goes_with_its_own_file(client, stage):
+    stage.save_run("my cat", (), final=100)
+    (stage.outputs / "my cat.state").write_bytes(b"state")
+    pick(client, file="my cat.safetensors")
+    assert (stage.outputs / "best cat.state").read_bytes() == b"state"
+    assert not (stage.outputs / "my cat.state").exists()
+
+
+UNSPEAKABLE = (
+    ["", "  ", "a<b", "a:b", "a,b", "a=b", "../up", "a/b", "a\\b", "con", "LPT1.x", "x" * 151, "猫" * 60, ".hidden",
+     "a\u202eb", "a\nb", "half \ud83d", "my cat-step000200", "MY CAT-STEP000200", "taken", "noted", 7, None]
+)  # fmt: skip
+
+
+def test_names_that_a_tag_or_a_system_cannot_have_are_refused(client, stage):
+    stage.save_run("my cat", (100, 200))
+    (stage.outputs / "sub").mkdir()
+    (stage.outputs / "sub" / "Taken.pt").write_bytes(b"")
+    (stage.outputs / "noted.json").write_bytes(b"{}")
+    before = {path: path.read_bytes() for path in stage.outputs.rglob("*") if path.is_file()}
+    for name in UNSPEAKABLE:
+        body = json.dumps({"file": "my cat-step000100.safetensors", "name": name, "strength": 1})
+        answer = client.post(f"{V1}/pick", content=body)
+        assert (answer.status_code, set(fields(answer))) == (422, {"name"}), name
+    assert {path: path.read_bytes() for path in stage.outputs.rglob("*") if path.is_file()} == before
+
+
+def test_other_names_are_taken(client, stage):
+    stage.save_run("my cat", (100,))
+    file = "my cat-step000100.safetensors"
+    for name in ("my cat-step000100", "My Cat-Step000100", "猫と犬", "кот", "été (v1.5) [x] {y}"):
+        assert pick(client, file=file, name=f" {name}.safetensors").json()["name"] == name
+        file = f"{name}.safetensors"
+        assert [path.name for path in stage.outputs.glob("*.safetensors")] == [file]
+        assert parse(f"a <lora:{name}:0.8>").wanted[0].name == name
+
+
+WRONG = (
+    ({"strength": "NaN"}, "strength"),
+    ({"strength": 0}, "strength"),
+    ({"strength": 1e9}, "strength"),
+    ({"strength": True}, "strength"),
+    ({"trigger": ["a"]}, "trigger"),
+    ({"trigger": "x" * 20_001}, "trigger"),
+    ({"cell": "0"}, "cell"),
+    ({"cell": 3}, "cell"),
+    ({"others": "all"}, "others"),
+    ({"others": ["keep"]}, "others"),
+    ({"file": "../my cat-step000100.safetensors"}, "file"),
+    ({"file": "gone.safetensors"}, "file"),
+    ({"file": "foreign.safetensors"}, "file"),
+    ({"file": None}, "file"),
+)
+
+
+def test_a_wrong_pick_changes_nothing(client, stage):
+    stage.save_run("my cat", (100,))
+    (stage.outputs / "foreign.safetensors").write_bytes(b"x" * 100)
+    for wrong, field in WRONG:
+        answer = pick(client, **{"file": "my cat-step000100.safetensors", **wrong})
+        assert (answer.status_code, fields(answer)) == (422, [field]), wrong
+    assert len(list(stage.outputs.iterdir())) == 2
+
+
+def test_a_picture_of_another_file_is_no_preview(client, stage):
+    stage.save_run("my cat", (100, 200))
+    client.post(f"{V1}/sheet", json=wish(ids(client)))
+    cells = {(c["column"], c["row"]): c["id"] for c in until(client, "done")["cells"]}
+    for cell in (cells[1, 1], cells[0, 0]):
+        answer = pick(client, file=ids(client)[0], cell=cell)
+        assert (answer.status_code, fields(answer)) == (422, ["cell"])
+
+
+def test_a_disk_that_refuses_leaves_all_as_it_was(client, stage, monkeypatch):
+    stage.save_run("my cat", (100,))
+    (stage.outputs / "my cat-step000100.txt").write_text("told", encoding="utf8")
+    before = {path: path.read_bytes() for path in stage.outputs.iterdir()}
+
+    def refuse(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(picking, "move", refuse)
+    answer = pick(client, file="my cat-step000100.safetensors")
+    assert (answer.status_code, fields(answer)) == (422, ["name"])
+    assert "No space left" in answer.text
+    assert {path: path.read_bytes() for path in stage.outputs.iterdir()} == before
+
+
+def test_two_picks_at_once_do_not_take_each_others_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    moving.move(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(BadInput):
+        moving.move(tmp_path / "b", tmp_path / "c")
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == [("b", b"b"), ("c", b"a")]
+
+
+def test_a_file_system_without_second_names_serves_too(tmp_path, monkeypatch):
+    def refuse(*paths, **more):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(moving.os, "link", refuse)
+    test_two_picks_at_once_do_not_take_each_others_name(tmp_path)
