@@ -67,8 +67,9 @@ class Surveyor:
 
     def begin(self, files: Iterable[tuple[Listed, Facts]]) -> None:
         """See to these files from now on, in place of those of an earlier call."""
+        hashing = self._hashing()
         with self._lock:
-            self._files = [(file, facts) for file, facts in files if self._open(file, facts)]
+            self._files = [(file, facts) for file, facts in files if self._is_open(file, facts, hashing)]
             if self._files and self._thread is None and not self._over.is_set():
                 self._thread = threading.Thread(target=self._work, name="lora-ext survey", daemon=True)
                 self._thread.start()
@@ -84,12 +85,11 @@ class Surveyor:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
-    def _open(self, file: Listed, facts: Facts) -> bool:
-        return not facts.complete or self._needs_hash(file, facts)
+    def _is_open(self, file: Listed, facts: Facts, hashing: bool) -> bool:
+        return not facts.complete or (hashing and self._needs_hash(file, facts))
 
     def _needs_hash(self, file: Listed, facts: Facts) -> bool:
-        wanted = self._hashing() and not facts.hash and not facts.damage
-        return wanted and self._memory.hashes(file.path, file.stamp) is None
+        return not facts.hash and not facts.damage and self._memory.hashes(file.path, file.stamp) is None
 
     def _work(self) -> None:
         while True:
@@ -103,7 +103,7 @@ class Surveyor:
             if not facts.complete:
                 facts = survey(file.path)
                 self._memory.keep_facts([(file, facts)])
-            if self._needs_hash(file, facts):
+            if self._hashing() and self._needs_hash(file, facts):
                 found = compute(Path(file.path), self._over.is_set)
                 if found is not None:
                     self._memory.keep_hashes(file.path, file.stamp, found)

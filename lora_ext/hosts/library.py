@@ -27,7 +27,7 @@ PORTION = 64
 
 @dataclass(frozen=True)
 class View:
-    """The library at one moment. `number` grows with every look at the folders."""
+    """The library at one moment. `number` grows with every look that finds the folders otherwise than the last."""
 
     number: int
     listing: Listing
@@ -157,17 +157,22 @@ class Library:
             return self._look_now()
 
     def _look_now(self) -> View:
-        """Only files that are new or have changed are opened."""
         listing = look(self.folders)
+        view = self._view
+        if view is None or listing != view.listing:
+            view = self._view = self._seen(listing)
+        self.surveyor.begin((file, self.facts(file)) for file in listing.files)
+        return view
+
+    def _seen(self, listing: Listing) -> View:
+        """Only files that are new or have changed are opened."""
         known = [(file, self.memory.facts(file.path, file.stamp)) for file in listing.files]
         new = list(_glances([file for file, facts in known if facts is None]))
         self.memory.keep_facts(new)
         facts = {file.path: found for file, found in (*known, *new) if found is not None}
         self.memory.forget_all_but(set(facts))
         number = self._view.number + 1 if self._view else 1
-        view = self._view = View(number, listing, NameIndex(listing.files, facts))
-        self.surveyor.begin((file, facts[file.path]) for file in listing.files)
-        return view
+        return View(number, listing, NameIndex(listing.files, facts))
 
     def _sums(self, wanted: Sequence[WantedLora], problems: list[Problem]) -> dict[Path, Strengths]:
         sums: dict[Path, Strengths] = {}

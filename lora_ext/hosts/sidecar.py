@@ -13,6 +13,7 @@ from lora_ext.formats import write_atomically
 from lora_ext.hosts.listing import Stamp
 
 LARGEST = 16 << 20
+USUAL = 1 << 14  # bytes read at once: room for more is asked for only where a file is longer
 VERSIONS = ("Unknown", "SD1", "SD2", "SDXL")
 """What the builtin offers for `sd version`."""
 
@@ -61,11 +62,13 @@ def place_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def read(place: Path) -> Json:
+def read(place: str | Path) -> Json:
     """All that the file holds, in its order; nothing when there is none. Raises `BadInput` when it cannot be read."""
     try:
-        with place.open("rb") as file:
-            raw = file.read(LARGEST + 1)
+        with open(place, "rb", buffering=0) as file:
+            raw = file.read(USUAL)
+            while len(raw) >= USUAL and len(raw) <= LARGEST and (more := file.read(LARGEST + 1 - len(raw))):
+                raw += more
     except FileNotFoundError:
         return {}
     except OSError as e:
@@ -113,7 +116,7 @@ class Sidecars:
         if known is None or known[0] != stamp:
             self._problems.pop(place, None)
             try:
-                content = read(Path(place))
+                content = read(place)
             except BadInput as e:
                 content = {}
                 self._problems[place] = e.problems[0]
@@ -145,5 +148,5 @@ def _number(value: object) -> float:
     return number if abs(number) <= 100 else 0.0
 
 
-def _bad(place: Path, what: str, expected: str = "", got: str = "") -> BadInput:
+def _bad(place: str | Path, what: str, expected: str = "", got: str = "") -> BadInput:
     return BadInput(Problem(str(place), what, expected, got, "Repair the file or move it away; it is left as it was."))

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from library_files import NASTY, RIGHT_TO_LEFT, put
+from library_files import NASTY, RIGHT_TO_LEFT, TRAINED, notes, preview, put
 from safetensors.torch import save_file
 
 from lora_ext.errors import BadInput
 from lora_ext.hosts import file_hashes
 from lora_ext.hosts import glance as glances
 from lora_ext.hosts import library as room
+from lora_ext.hosts.card import Cards
 from lora_ext.hosts.file_hashes import compute
 from lora_ext.hosts.file_memory import FileMemory, Hashes
 from lora_ext.hosts.glance import Facts, glance, header_metadata, survey
 from lora_ext.hosts.library import Library
 from lora_ext.hosts.listing import look
+from lora_ext.hosts.training_facts import tag_counts
 
 
 def insides(folder: Path) -> list[str]:
@@ -248,6 +250,71 @@ def test_a_thousand_files_in_good_time(tmp_path: Path) -> None:
     library.refresh()
     assert len(library.view.listing.files) == 1000
     assert time.process_time() - start < 10 and cold < 8
+
+
+@pytest.mark.parametrize("first", [16, 200, 700, 1000, 1200, 1 << 15])
+def test_the_first_piece_of_a_file_tells_the_same_or_nothing(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the piece ends: in the metadata, between them and the telling tensor, in the middle of that."""
+    paths = [put(tmp_path / f"{family}.safetensors", family, **TRAINED) for family in ("sd1", "sdxl", "")]
+    paths.append(put(tmp_path / "bare.safetensors", "sd1"))
+    paths.append(tmp_path / "cut.safetensors")
+    paths[-1].write_bytes(paths[0].read_bytes()[:900])
+    monkeypatch.setattr(glances, "FIRST", 0)
+    whole = [glance(str(path)) for path in paths]
+    assert [facts.family for facts in whole[:2]] == ["sd1", "sdxl"] and whole[0].tags and whole[-1].damage
+    monkeypatch.setattr(glances, "FIRST", first)
+    assert [glance(str(path)) for path in paths] == whole
+    early = [glances._from_the_start(str(path)) for path in paths]
+    assert all(facts in (None, same) for facts, same in zip(early, whole, strict=True))
+    assert [facts is not None for facts in early] == [first > 2000] * 2 + [False] * 3 or 200 < first < 2000
+
+
+def test_no_more_is_read_of_a_file_than_tells_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {f"lora_unet_up_blocks_3_layer_{n}.lora_up.weight": torch.zeros(1) for n in range(2000)}
+    save_file({"a_attn2_to_k.lora_down.weight": torch.zeros(2, 768), **layers}, tmp_path / "x.safetensors", TRAINED)
+    assert header_bytes(tmp_path / "x.safetensors") > 4 * glances.FIRST
+    monkeypatch.setattr(glances, "_header", lambda path: pytest.fail("the whole header was read"))
+    assert glance(str(tmp_path / "x.safetensors")).family == "sd1"
+
+
+def header_bytes(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_a_second_look_at_the_same_makes_nothing_anew(tmp_path: Path) -> None:
+    cat, kept = put(tmp_path / "cat.safetensors", "sd1"), Cards(Library([tmp_path], FileMemory()))
+    library = kept.library
+    view, cards = library.view, kept.all()
+    library.refresh()
+    assert library.view is view and kept.all() is cards
+    for change in (lambda: notes(cat, **{"preferred weight": 0.5}), lambda: put(tmp_path / "dog.safetensors"),
+                   lambda: preview(cat, "red"), cat.unlink):  # fmt: skip
+        change()
+        library.refresh()
+        assert library.view is not view and kept.all() != cards
+        view, cards = library.view, kept.all()
+
+
+@pytest.mark.parametrize(
+    ("tags", "counts"),
+    [
+        ({"b": 1, "a": 3, "c": 1}, [("a", 3), ("b", 1), ("c", 1)]),
+        ({" a": 1, "a ": 2, "b": 2}, [("a", 3), ("b", 2)]),
+        ({"a\t": 1, "\u3000a": 2}, [("a", 3)]),
+        ({"a": "2", "b": 2.9, "c": True, "d": None}, [("a", 2), ("b", 2)]),
+        ({"": 5, " ": 4, "a": 0, "b": -1}, []),
+        ({"a| b": 1, "|": 2}, [("|", 2), ("a| b", 1)]),
+        ({}, []),
+    ],
+)
+def test_tags_are_counted_the_quick_way_and_the_slow_one_alike(
+    tags: dict[str, object], counts: list[tuple[str, int]]
+) -> None:
+    one, two = ({"ss_tag_frequency": json.dumps(folders)} for folders in ({"1_x": tags}, {"1_x": tags, "2_y": {}}))
+    assert tag_counts(one) == tag_counts(two) == counts
+    assert tag_counts(one, 1) == counts[:1]
 
 
 def test_no_tensor_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
