@@ -32,11 +32,11 @@ SCRIPTS = (
     "lora_ext_settings.js",
     "lora_ext_goal.js",
     "lora_ext_exchange.js",
-)
     "lora_ext_choose.js",
     "lora_ext_choose_sheet.js",
     "lora_ext_choose_viewer.js",
     "lora_ext_choose_pick.js",
+)
 """The first offers what the others use."""
 
 LANGUAGES = ("zh_CN", "zh_TW", "ru_RU", "ja_JP")
