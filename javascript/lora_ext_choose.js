@@ -25,6 +25,8 @@
     const current = () => known.runs.find((run) => run.name === known.run);
     const number = (value) => String(Number(value.toPrecision(3)));
 
+    const said = (text) => (window.loraExt.said ?? String)(text); // what the server says, in the page's language
+
     function button(text, className, act) {
         const made = make("button", `lora-ext-button ${className}`.trim(), text);
         made.type = "button";
@@ -80,7 +82,8 @@
         if (answer.ok) return body;
         const text = answer.status === 403 ? t("The server was restarted. Reload this page.")
             : t("The server answered with an error ({0}).", answer.status);
-        throw {problems: body.problems?.length ? body.problems : [{field: "", text}]};
+        const told = (body.problems ?? []).map((problem) => ({...problem, text: said(problem.text)}));
+        throw {problems: told.length ? told : [{field: "", text}]};
     }
 
     // ---- problems beside their fields -------------------------------------------------------------------------
@@ -164,9 +167,9 @@
 
     // What the last one holds is known best by itself; the others are spread over the run, one being the lowest.
     function spread(files) {
-        if (files.length <= MOST) return files;
         const last = files.length - 1;
         const earlier = files.slice(0, last).filter((file) => file.step === null || file.step !== files[last].step);
+        if (earlier.length < MOST) return [...earlier, files[last]];
         const picks = new Set([...Array(MOST - 1).keys()].map((n) => Math.round((n * (earlier.length - 1)) / (MOST - 2))));
         const best = earlier.indexOf(lowest(files));
         if (best > 0 && !picks.has(best)) {
@@ -174,7 +177,7 @@
             picks.delete(inner[0]);
             picks.add(best);
         }
-        return [...earlier.filter((file, n) => picks.has(n)), files[last]];
+        return [...earlier.filter((_, n) => picks.has(n)), files[last]];
     }
 
     function drawFiles(anew) {
@@ -360,7 +363,7 @@
     });
 
     window.loraExtChoose = {
-        known, part, button, write, fileTitle, named, duration, lossText, lowest, number, answered, showProblems, askSaved,
+        known, part, said, button, write, fileTitle, named, duration, lossText, lowest, number, answered, showProblems, askSaved,
         heardOf, onSaved: (callback) => redrawn.push(callback),
     };
 })();

@@ -7,7 +7,7 @@
     const EVERY = {running: 1000, other: 4000};
     const AT_ONCE = 4; // pictures asked for at the same time
     const {get, send, page, make, t, onTab} = window.loraExt;
-    const {known, part, button, write, fileTitle, duration, lossText, lowest, number, answered, heardOf, onSaved} = window.loraExtChoose;
+    const {known, part, said, button, write, fileTitle, duration, lossText, lowest, number, answered, heardOf, onSaved} = window.loraExtChoose;
 
     const sheet = {view: null, cells: [], thumbs: new Map(), made: 0}; // `cells[row][column]`: button and id of its picture
     let drawn = "";
@@ -67,7 +67,7 @@
         part("made").hidden = view.state === "none";
         if (view.state === "none") return;
         write("state", stateText(view));
-        write("failure", view.error ?? "");
+        write("failure", said(view.error ?? ""));
         const percent = view.total ? Math.round((100 * view.done) / view.total) : 0;
         part("bar").setAttribute("aria-valuenow", String(percent));
         part("bar").firstElementChild.style.width = `${percent}%`;
