@@ -83,7 +83,10 @@ def prepare(folder: Path) -> Path:
 
     character = folder / CHARACTER
     if not character.is_dir():
-        subjects.write(subjects.SUBJECTS[CHARACTER], character)
+        for path in subjects.write(subjects.SUBJECTS[CHARACTER], character):
+            with Image.open(path) as drawn:
+                larger = drawn.resize((4 * SIDE, 4 * SIDE), Image.Resampling.BICUBIC)  # for people to see
+            larger.save(path)
     shelf = Shelf(lambda: folder / PRESETS)
     if PRESET not in {listed.name for listed in shelf.listed()}:
         shelf.save(keep(PRESET, SETTINGS, note=NOTE, goal="character", family="sd1"))
