@@ -61,6 +61,9 @@
         return told.replace(/\{(\d+)\}/g, (whole, n) => (n < values.length ? String(values[n]) : whole));
     }
 
+    // A sentence of the server's in the page's language, as far as it is known.
+    const said = (text) => window.loraExtSaid?.(text) ?? text;
+
     // `callback(step)` is called with the id of the step that comes into sight, now and whenever another one does.
     function onTab(callback) {
         listeners.push(callback);
@@ -131,7 +134,7 @@
     const watchers = [];
     const onJob = (callback) => watchers.push(callback);
 
-    window.loraExt = {key, get, send, page, make, t, onTab, openStep, onJob, smooth, rate, busy, confirmed};
+    window.loraExt = {key, get, send, page, make, t, said, onTab, openStep, onJob, smooth, rate, busy, confirmed};
 
     // ---- asking -----------------------------------------------------------------------------------------------
 
@@ -267,7 +270,7 @@
             home.addEventListener("input", () => clear(home), {once: true});
             home.addEventListener("change", () => clear(home), {once: true});
         }
-        message.textContent = [message.textContent, problem.text].filter(Boolean).join(" ");
+        message.textContent = [message.textContent, said(problem.text)].filter(Boolean).join(" ");
         const input = home.querySelector("input, textarea, select");
         input?.setAttribute("aria-invalid", "true");
         input?.setAttribute("aria-describedby", message.id);
@@ -309,7 +312,7 @@
         watchers.forEach((callback) => callback(seen));
     }
 
-    const problemText = (p) => (p.label ? t("{0}: {1}", t(p.label), p.text) : p.text);
+    const problemText = (p) => (p.label ? t("{0}: {1}", t(p.label), said(p.text)) : said(p.text));
 
     // What may be wished in each state; the rest is not shown at all.
     const POSSIBLE = {
@@ -511,7 +514,7 @@
         const sign = JSON.stringify([job.run, job.notices]);
         if (!place || (drawn.notices === sign && place.childElementCount === job.notices.length)) return;
         drawn.notices = sign;
-        place.replaceChildren(...job.notices.map((text) => make("li", "", text)));
+        place.replaceChildren(...job.notices.map((text) => make("li", "", said(text))));
     }
 
     function drawPicture(job) {

@@ -164,8 +164,9 @@
             result.replaceChildren();
             const found = await post("settings/import", body);
             result.append(...outcome(found, said));
-            return t("From {0}: {1} keys used, {2} not done here, {3} without meaning here.", found.origin,
+            const told = t("From {0}: {1} keys used, {2} not done here, {3} without meaning here.", found.origin,
                 count(found, "used"), count(found, "refused"), count(found, "meaningless"));
+            return [told, t("{0} settings would change; they come first.", found.rows.filter(differs).length)].join("\n");
         });
         const reading = make("div", "lora-ext-tools");
         reading.append(
@@ -186,14 +187,22 @@
 
     const count = (found, became) => found.rows.filter((row) => row.became === became).length;
 
+    // Whether the form says something else now than the file does.
+    function differs(row) {
+        const now = row.name ? form().read(row.name) : undefined;
+        return now !== undefined && !form().same(row.name, now, row.value);
+    }
+
     // The button that takes the settings over, and a table of what became of each key.
     function outcome(found, said) {
         const take = button("Use these settings", () => attempt(said, async () => {
             const before = await form().set(found.settings);
             back.hidden = false;
+            fill();
             back.onclick = () => attempt(said, async () => {
                 await form().set(before);
                 back.hidden = true;
+                fill();
                 return t("Undone.");
             });
             return t("{0} settings were set.", Object.keys(before).length);
@@ -206,8 +215,11 @@
         const head = make("tr");
         head.append(...["Key", "What became of it", "Setting or reason"].map((text) => make("th", "", t(text))));
         const order = ["refused", "used", "assumed", "meaningless"];
-        const rows = [...found.rows].sort((a, b) => order.indexOf(a.became) - order.indexOf(b.became));
-        table.append(head, ...rows.map(line));
+        const fill = () => {
+            const place = new Map(found.rows.map((row) => [row, differs(row) ? -1 : order.indexOf(row.became)]));
+            table.replaceChildren(head, ...[...found.rows].sort((a, b) => place.get(a) - place.get(b)).map(line));
+        };
+        fill();
         const frame = make("div", "lora-ext-scroll");
         frame.tabIndex = 0;
         frame.setAttribute("role", "region");
@@ -218,7 +230,11 @@
 
     function line(row) {
         const made = make("tr", `lora-ext-${row.became}`);
-        const told = row.label ? `${t(row.label)} = ${shown(row.value)}` : row.why;
+        let told = row.label ? `${t(row.label)} = ${shown(row.value)}` : row.why;
+        if (differs(row)) {
+            made.classList.add("lora-ext-differs");
+            told = t("{0} = {1}, now {2}", t(row.label), shown(row.value), shown(form().read(row.name)));
+        }
         made.append(make("td", "", row.key || "–"), make("td", "", t(BECAME[row.became])), make("td", "", told));
         return made;
     }

@@ -54,7 +54,8 @@
         throw {problems: body.problems ?? [{field: "", text: t("The server answered with an error ({0}).", got.status)}]};
     }
 
-    const lines = (error) => (error.problems ?? [{text: t("No connection to the server. Trying again…")}]);
+    const lines = (error) => error.problems?.map((one) => ({...one, text: ext().said(one.text)}))
+        ?? [{text: t("No connection to the server. Trying again…")}];
 
     async function askModel() {
         asked.model = Date.now();
@@ -217,7 +218,7 @@
             if (turn !== asked.forecast) return;
             const elsewhere = form().tell((error.problems ?? []).filter((one) => one.field));
             const here = error.problems ? [...elsewhere, ...error.problems.filter((one) => !one.field)] : lines(error);
-            drawTrouble(here.map((one) => one.text));
+            drawTrouble(here.map((one) => ext().said(one.text)));
         }
     }
 

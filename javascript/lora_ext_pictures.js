@@ -77,7 +77,7 @@
             take(got);
         } catch (error) {
             if (turn !== opening) return;
-            const text = error.problems ? error.problems.map((p) => p.text).join(" ") : error.message;
+            const text = error.problems ? error.problems.map((p) => ext().said(p.text)).join(" ") : error.message;
             close(text);
             if (loud && error.problems) pics.fieldError(text);
         } finally {

@@ -10,14 +10,17 @@
     async function save(conflicts = "ask") {
         pics.commit();
         part("conflicts").hidden = true;
+        part("saved").textContent = t("Saving…");
         try {
             const {saved} = await pics.change("save", {conflicts});
+            part("saved").textContent = "";
             if (saved.conflicts.length) return askAbout(saved.conflicts);
             const lines = [saved.written === 1 ? t("1 caption saved.") : t("{0} captions saved.", saved.written)];
             if (saved.failed.length) lines.push(t("Not saved: {0}.", saved.failed.map(([name, why]) => `${name} (${why})`).join(", ")));
             part("saved").textContent = lines.join(" ");
             pics.say([]);
         } catch (error) {
+            part("saved").textContent = "";
             pics.fail(error);
         }
     }

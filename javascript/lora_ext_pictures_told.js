@@ -6,6 +6,7 @@
     const {state} = pics;
     const t = (...words) => window.loraExt.t(...words);
     const make = (...words) => window.loraExt.make(...words);
+    const said = (text) => window.loraExt.said(text);
     const part = (name) => pics.part(name);
 
     function report(text) {
@@ -15,7 +16,7 @@
 
     function say(problems) {
         const place = part("messages");
-        const lines = problems.map((p) => make("p", "", [p.label, p.text].filter(Boolean).join(": ")));
+        const lines = problems.map((p) => make("p", "", [p.label && t(p.label), said(p.text)].filter(Boolean).join(": ")));
         place?.replaceChildren(...lines);
     }
 
@@ -53,7 +54,7 @@
     };
 
     const mark = (problem) => t(MARKS[problem.kind]);
-    const sentence = (problem) => t(SENTENCES[problem.kind], ...problem.values);
+    const sentence = (problem) => t(SENTENCES[problem.kind], ...problem.values.map(said));
 
     function drawReport() {
         const counts = {};
@@ -66,7 +67,7 @@
         else if (state.facts.looked < pics.usable()) parts.push(t("{0} looked at", state.facts.looked));
         report(parts.join(", "));
         const notices = state.facts.notices;
-        part("notices").replaceChildren(...notices.map((text) => make("li", "", text)));
+        part("notices").replaceChildren(...notices.map((text) => make("li", "", said(text))));
         part("notes").hidden = !notices.length;
     }
 

@@ -77,7 +77,7 @@
         for (const problem of problems) {
             const slot = slots.find((one) => one.dataset.picError === problem.field);
             if (!slot) rest.push(problem);
-            else slot.textContent = problem.text;
+            else slot.textContent = ext().said(problem.text);
             const input = part(problem.field);
             if (slot && input?.tagName === "INPUT") input.focus();
         }

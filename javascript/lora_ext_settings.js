@@ -235,7 +235,7 @@
         return notes.filter((one) => {
             const place = one.field && home(one.field);
             if (place) {
-                const line = make("div", "lora-ext-advice", one.text);
+                const line = make("div", "lora-ext-advice", ext().said(one.text));
                 line.setAttribute("role", "status");
                 place.append(line);
             }

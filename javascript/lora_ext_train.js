@@ -5,7 +5,7 @@
     window.loraExtTrain = true;
 
     const AT_ONCE = 4; // thumbnails asked for at the same time
-    const {get, send, page, make, t, onTab, onJob, smooth, rate, busy} = window.loraExt;
+    const {get, send, page, make, t, said, onTab, onJob, smooth, rate, busy} = window.loraExt;
 
     // What this page knows, and what it last drew of it.
     const known = {run: null, line: 0, lines: [], newest: null, previews: [], thumbs: new Map()};
@@ -47,7 +47,7 @@
             const answer = await send(method, path, body);
             const found = await answer.json();
             if (answer.ok) return drawQueue(found);
-            tellTrouble((found.problems ?? []).map((p) => p.text).join("\n") || t("The server refused. Reload this page."));
+            tellTrouble((found.problems ?? []).map((p) => said(p.text)).join("\n") || t("The server refused. Reload this page."));
         } catch {
             tellTrouble(t("No connection to the server: nothing was changed."));
         }
@@ -85,7 +85,7 @@
     function row(job, waiting) {
         const made = make("li");
         made.dataset.place = job.place;
-        const told = job.problems.map((p) => (p.label ? t("{0}: {1}", t(p.label), p.text) : p.text)).join(" ");
+        const told = job.problems.map((p) => (p.label ? t("{0}: {1}", t(p.label), said(p.text)) : said(p.text))).join(" ");
         const words = make("span", "lora-ext-job");
         words.append(make("b", "", job.name), " ", make("span", "lora-ext-place", t(PLACES[job.place])));
         if (told) words.append(make("span", "lora-ext-why-not", told));
@@ -320,7 +320,7 @@
     }
 
     const clock = (line) => new Date(line.at * 1000).toLocaleTimeString();
-    const sentence = (line) => t(line.text, ...line.values);
+    const sentence = (line) => (line.values.length ? t(line.text, ...line.values) : said(line.text));
 
     function drawLog() {
         const place = part("log");

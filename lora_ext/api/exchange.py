@@ -120,20 +120,22 @@ def _rows(found: Import) -> Iterable[dict[str, object]]:
     for entry in found.mapped:
         value = found.settings.get(entry.what)
         if entry.what in known:
-            yield _row(entry.key, "used", label=known[entry.what].label, value=value)
+            yield _row(entry.key, "used", entry.what, value)
         else:
             yield _row(entry.key, "meaningless", why="the checkpoint is the one that is loaded")
     for entry in found.assumed:
         if entry.key in known:
-            yield _row("", "assumed", label=known[entry.key].label, value=entry.what)
+            yield _row("", "assumed", entry.key, entry.what)
     for entry in found.refused:
         yield _row(entry.key, "refused", why=entry.what)
     for entry in found.meaningless:
         yield _row(entry.key, "meaningless", why=entry.what)
 
 
-def _row(key: str, became: str, *, label: str = "", value: object = None, why: str = "") -> dict[str, object]:
-    return {"key": key, "became": became, "label": label, "value": value, "why": why}
+def _row(key: str, became: str, name: str = "", value: object = None, *, why: str = "") -> dict[str, object]:
+    """What became of a key; `name` is the setting that takes its `value`, if one does."""
+    label = settings(TrainConfig)[name].label if name else ""
+    return {"key": key, "became": became, "name": name, "label": label, "value": value, "why": why}
 
 
 def _own(path: Path) -> dict[str, object]:
@@ -141,7 +143,7 @@ def _own(path: Path) -> dict[str, object]:
     raw = parse_file(path)
     if not isinstance(raw, dict):
         raise BadInput(Problem("config", "the file holds no settings", "an object", type(raw).__name__))
-    known, wrong = settings(TrainConfig), dict[str, str]()
+    wrong: dict[str, str] = {}
     given = flattened({key: value for key, value in raw.items() if key != "model"}, TrainConfig)
     try:
         found = as_given(given)
@@ -150,7 +152,7 @@ def _own(path: Path) -> dict[str, object]:
         found = as_given({name: value for name, value in given.items() if name not in wrong})
     rows = [
         _row(name, "refused", why=wrong[name]) if name in wrong
-        else _row(name, "used", label=known[name].label, value=found[name])
+        else _row(name, "used", name, found[name])
         for name in given
     ]  # fmt: skip
     if "model" in raw or "checkpoint" in given:

@@ -121,8 +121,9 @@ class CaptionSource:
             self.notices.add(f"Caption file cannot be read ({e.strerror or type(e).__name__})", name)
             return None
         if caption.encoding:
-            what = f"Caption is not UTF-8 and was read as {caption.encoding}; save it as UTF-8 if accents look wrong"
-            self.notices.add(what, name)
+            self.notices.add(
+                f"Caption is not UTF-8 and was read as {caption.encoding}; save it as UTF-8 if accents look wrong", name
+            )
         return caption.lines
 
 

@@ -20,6 +20,7 @@ from lora_ext.ui.tab import build
 ROOT = Path(__file__).parents[2]
 SCRIPTS = (
     "lora_ext.js",
+    "lora_ext_said.js",
     "lora_ext_chart.js",
     "lora_ext_train.js",
     "lora_ext_pictures.js",

@@ -193,6 +193,10 @@ def test_our_own_file_loses_only_what_is_wrong(client):
     text = '[model]\ncheckpoint = "x"\n[network]\nrank = 0\nalpha = 4.0\n[optim]\nnew_setting = 1\nmax_steps = 7\n'
     answer = client.post(f"{BASE}/settings/import", json={"name": "a.toml", "text": text}).json()
     assert answer["settings"] == {"alpha": 4.0, "max_steps": 7}
+    assert [(row["name"], row["value"]) for row in answer["rows"] if row["became"] == "used"] == [
+        ("alpha", 4.0),
+        ("max_steps", 7),
+    ]
     became = {row["key"]: row["became"] for row in answer["rows"]}
     assert became == {
         "rank": "refused",

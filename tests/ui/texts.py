@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 from lora_ext.config import TrainConfig, settings
+from lora_ext.training.estimate import CHANGES
 from lora_ext.ui.widgets import hint
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +19,23 @@ SCRIPTS = sorted(
 )
 PAGES = sorted((ROOT / "lora_ext" / "ui").glob("*.py"))
 PRESETS = [ROOT / "lora_ext" / "presets" / f"{name}.py" for name in ("choose", "fitting", "recipes")]
+
+SAYING = [
+    ROOT / "lora_ext" / name
+    for name in (
+        "api/captioning.py", "config/reading.py", "data/caption_source.py", "data/editing/desk.py",
+        "data/picture_file.py", "data/report.py", "data/set_scan.py", "training/check.py", "training/loop.py",
+    )
+]  # fmt: skip
+"""Whose problems and notices a newcomer meets: they come from the server in English and are told anew in the page."""
+
+_JOINED = (
+    "{0}: {1} GB instead of {2} GB.",
+    "{0} and {1} more ({2} in all)",
+    "the file cannot be read: it is empty",
+    "Picture skipped: {0} ({1}).",
+)
+"""What is put together from parts in several places."""
 
 _CALLED = re.compile(r'\bt\(\s*"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
@@ -39,6 +58,9 @@ def texts() -> set[str]:
         found |= set(_of_page(path.read_text("utf-8")))
     for path in PRESETS:
         found |= set(_of_preset(path.read_text("utf-8")))
+    for path in SAYING:
+        found |= set(_of_problems(path.read_text("utf-8")))
+    found |= {text for _, text, _ in CHANGES} | set(_JOINED)
     return {text for text in found if re.search("[A-Za-z]{2}", text)} - _NOT_SHOWN
 
 
@@ -97,3 +119,46 @@ def _of_preset(source: str) -> Iterator[str]:
         said = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in notes
         if said and node.value.endswith(".") and " " in node.value:
             yield node.value
+
+
+def _of_problems(source: str) -> Iterator[str]:
+    """Templates of what is wrong and what to do, sentence by sentence; notices end with the names they are about."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            yield from _of_call(node)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("fix", "what"):
+            first = node.value.left if isinstance(node.value, ast.BinOp) else node.value
+            yield from _sentences(_template(first))
+        if isinstance(node, ast.FunctionDef) and node.name == "_reason":
+            yield from (_template(one.value) for one in ast.walk(node) if isinstance(one, ast.Return) and one.value)
+
+
+def _of_call(node: ast.Call) -> Iterator[str]:
+    called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    named = {word.arg: word.value for word in node.keywords}
+    if called == "Problem":
+        given = [*node.args[1:2], *node.args[4:], *(named[name] for name in ("what", "fix") if name in named)]
+        yield from (sentence for one in given for sentence in _sentences(_template(one)))
+    if called in ("bad", "Skipped"):
+        yield from filter(None, map(_template, node.args[1:]))
+    if called == "add" and len(node.args) == 2:
+        what = _template(node.args[0])
+        yield f"{what}: {{{what.count('{')}}}."
+
+
+def _sentences(text: str) -> Iterator[str]:
+    yield from filter(None, re.split(r"(?<=[.!?]) (?=[A-Z])", text.strip()))
+
+
+def _template(node: ast.expr) -> str:
+    """`f"{a} of {b}"` as `{0} of {1}`; empty for what is not written there."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return _filled("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
+    return ""
+
+
+def _filled(text: str) -> str:
+    numbers = itertools.count()
+    return re.sub(r"\{\}", lambda _: f"{{{next(numbers)}}}", text)
