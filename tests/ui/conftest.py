@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from scripted import Script, Workplace
 from scripted_model import model
 from starlette.testclient import TestClient
-from starlette.testclient import TestClient
 
 from lora_ext import api
 from lora_ext.api import choice, sheets
@@ -40,14 +39,6 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     yield made
     script.hold.set()
     made.end()
-
-
-@pytest.fixture
-def client(stage: Workplace) -> TestClient:
-    """Asks the addresses of `stage` without a server."""
-    app = FastAPI()
-    api.mount(app, stage.service)
-    return TestClient(app)
 
 
 @pytest.fixture
