@@ -40,7 +40,7 @@ def contact_sheet(titles: Sequence[str], rows: Sequence[Row], cells: Cells, size
     """
     across, down = _scaled(size, len(titles), len(rows))
     font = _font("".join(titles) + "".join(row.prompt for row in rows), max(12, min(20, across // 24)))
-    beside = [_wrapped("\n".join(_label(row)), font, BESIDE - GAP)[:LINES] for row in rows]
+    beside = [_wrapped("\n".join(_label(row)), font, BESIDE - 2 * GAP)[:LINES] for row in rows]
     above = [_wrapped(title, font, across) for title in titles]
     line = _line_height(font)
     top = GAP + max(map(len, above)) * line + GAP
@@ -63,7 +63,7 @@ def contact_sheet(titles: Sequence[str], rows: Sequence[Row], cells: Cells, size
 
 def _label(row: Row) -> tuple[str, str, str]:
     strength = f"strength {row.strength:g}" if row.strength else "strength 0: the model alone"
-    return row.prompt, strength, f"seed {row.seed}"
+    return strength, f"seed {row.seed}", row.prompt
 
 
 def _scaled(size: tuple[int, int], columns: int, rows: int) -> tuple[int, int]:
@@ -107,20 +107,18 @@ def _line_height(font: Font) -> int:
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
     """Lines that are no wider; a word that is gets cut anywhere, as scripts without spaces need it."""
     text = text if isinstance(font, ImageFont.FreeTypeFont) else text.encode("latin-1", "replace").decode("latin-1")
+    wide = {letter: font.getlength(letter) for letter in set(text) - {"\n"}}  # to measure whole lines takes long
     out: list[str] = []
     for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if font.getlength(longer) <= width:
-                line = longer
-                continue
-            out += [line] if line else []
-            line = word
-            while len(line) > 1 and font.getlength(line) > width:
-                cut = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or font.getlength(line[:n]) <= width)
-                out.append(line[:cut])
-                line = line[cut:]
+        line, long = "", 0.0
+        for letter in paragraph:
+            if line and long + wide[letter] > width:
+                kept, space, rest = line.rpartition(" ")
+                kept, rest = (kept, rest) if space and letter != " " else (line, "")
+                out.append(kept.rstrip())
+                line, long = rest, sum(wide[one] for one in rest)
+            if line or letter != " ":
+                line, long = line + letter, long + wide[letter]
         out.append(line)
     return out
 
@@ -134,7 +132,7 @@ def _font(text: str, size: int) -> Font:
 @lru_cache(maxsize=64)
 def _loaded(name: str, size: int) -> ImageFont.FreeTypeFont | None:
     try:
-        return ImageFont.truetype(name, size)
+        return ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError:
         return None
 
