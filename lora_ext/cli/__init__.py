@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_ext train | generate | data | convert | info | ui`.
+"""The command line: `python -m lora_ext train | generate | compare | data | convert | info | ui`.
 
 Several processes may run one `train`, started by `torchrun` or `accelerate launch`.
 
@@ -21,6 +21,7 @@ from lora_ext.errors import BadInput, Problem
 COMMANDS = {
     "train": "train a LoRA on a folder of pictures",
     "generate": "render one picture from a prompt with <lora:name:0.7> tags",
+    "compare": "put saved LoRA files side by side: strengths, prompts and the same seeds on one sheet",
     "data": "look at the pictures and captions of a run before it starts",
     "convert": "turn another trainer's settings file into ours, or ours into sd-scripts'",
     "info": "say what is in a LoRA file",
