@@ -1,4 +1,4 @@
-"""`python tasks.py demo` and `python tasks.py test`: everything from a fresh clone. Standard library only."""
+"""`python tasks.py demo`, `test` and `pictures`: everything from a fresh clone. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = ROOT / "requirements"
 OLDEST = (3, 10)
-CODE = ("lora_ext", "scripts", "demo", "benchmarks", "tests", "tasks.py", "install.py")
+CODE = ("lora_ext", "scripts", "demo", "benchmarks", "tests", "docs", "tasks.py", "install.py")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 PLAYWRIGHTS = "from playwright.sync_api import sync_playwright as p\nwith p() as d: print(d.chromium.executable_path)"
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Trouble(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}")
         if args.task == "demo":
             return demo(rest, ui=args.ui)
+        if args.task == "pictures":
+            return pictures(rest)
         return test(rest, host_pins=args.host_pins, webui=args.webui)
     except Trouble as e:
         print(f"error: {e}", file=sys.stderr)
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     tasks = parser.add_subparsers(dest="task", required=True)
     demo_parser = tasks.add_parser("demo", help="train a LoRA on a few pictures and show what it does")
     demo_parser.add_argument("--ui", action="store_true", help="open the training tab at 127.0.0.1:7861 instead")
+    tasks.add_parser("pictures", help="make the pictures of the documents anew, in a browser")
     test_parser = tasks.add_parser("test", help="run the whole suite; further words go to pytest")
     test_parser.add_argument("--host-pins", action="store_true", help="on Python 3.10 with A1111's own versions")
     test_parser.add_argument("--webui", action="store_true", help="only the tests in the real WebUI at $WEBUI_DIR")
@@ -56,6 +59,14 @@ def demo(rest: Sequence[str], *, ui: bool) -> int:
     python = environment(ROOT / ".venv", Path(sys.executable), ["demo.txt", *(["ui.txt"] if ui else [])])
     say("starting the demo")
     return run([python, "-m", "demo.run", *(["--ui"] if ui else []), *rest])
+
+
+def pictures(rest: Sequence[str]) -> int:
+    """Install what the suite needs, whose browser it is, and go through the demo's tab."""
+    python = environment(ROOT / ".venv", Path(sys.executable), ["test.txt"], alone="no-deps.txt")
+    browser(python)
+    say("the pictures of docs/")
+    return run([python, "-m", "docs.screenshots", *rest])
 
 
 def test(rest: Sequence[str], *, host_pins: bool, webui: bool) -> int:

@@ -72,6 +72,12 @@ def test_ui_adds_gradio(ran: list[list[str]]) -> None:
     assert ran[-1][1:] == ["-m", "demo.run", "--ui"]
 
 
+def test_pictures_need_the_suites_browser(ran: list[list[str]]) -> None:
+    tasks.main(["pictures", "--output", "here"])
+    assert any("test.txt" in words[-1] for words in ran)
+    assert ran[-1][1:] == ["-m", "docs.screenshots", "--output", "here"]
+
+
 def test_the_whole_suite(ran: list[list[str]]) -> None:
     assert tasks.main(["test"]) == 0
     modules = [words[2] for words in ran if words[1:2] == ["-m"]]
