@@ -75,10 +75,19 @@
         const home = find("#lora_ext");
         if (!home) return;
         if (home.dataset.step !== step) mark(home);
+        if (!home.dataset.spoken) speak(home);
         const now = visible(home) ? step : "";
         if (now === shown) return;
         shown = now;
         if (now) listeners.forEach((callback) => callback(now));
+    }
+
+    // Labels that only a screen reader tells, which the WebUI's own localization leaves in English.
+    function speak(home) {
+        home.dataset.spoken = "yes";
+        for (const element of home.querySelectorAll("[aria-label]")) {
+            element.setAttribute("aria-label", t(element.getAttribute("aria-label")));
+        }
     }
 
     function openStep(id) {

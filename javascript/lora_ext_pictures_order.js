@@ -7,7 +7,7 @@
     const part = (name) => pics.part(name);
 
     const collator = new Intl.Collator(undefined, {numeric: true, sensitivity: "base"});
-    const WEIGHT = ["unreadable", "no_caption", "small", "cut", "alike", "rotated"];
+    const WEIGHT = ["unreadable", "encoding", "no_caption", "small", "cut", "alike", "shared", "rotated"];
     const worst = (entry) => Math.min(WEIGHT.length, ...entry.problems.map((p) => WEIGHT.indexOf(p.kind)));
     const area = (size) => size[0] * size[1];
     const text = (entry) => entry.text || "";

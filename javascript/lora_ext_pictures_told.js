@@ -38,19 +38,23 @@
     const KINDS = {
         unreadable: "{0} unreadable", no_caption: "{0} without caption", small: "{0} smaller than trained",
         cut: "{0} much cut off", alike: "{0} looking alike", rotated: "{0} turned by the camera",
+        encoding: "{0} captions not in UTF-8", shared: "{0} sharing a caption",
     };
 
     const SENTENCES = {
         unreadable: "It cannot be used: {0}.",
+        encoding: "Its caption file is not in UTF-8 and was read as {0}. If its letters look wrong, write them anew.",
         no_caption: "It has no caption.",
         small: "It is {0} × {1} px and is scaled up to {2} × {3}: it will look soft.",
         cut: "It is so long that {0} of it is cut off.",
         alike: "It looks like {0}.",
+        shared: "It has the same caption file as {0}; they differ only in what stands behind the point.",
         rotated: "The camera noted that it is to be turned; it is trained as you see it here.",
     };
 
     const MARKS = {
         unreadable: "unreadable", no_caption: "no caption", small: "small", cut: "cut off", alike: "alike", rotated: "turned",
+        encoding: "not UTF-8", shared: "same caption",
     };
 
     const mark = (problem) => t(MARKS[problem.kind]);

@@ -26,6 +26,8 @@ class Origin(NamedTuple):
     """`file` is a list of many captions, not the picture's own."""
     lines: tuple[str, ...]
     fallback: str
+    encoding: str = ""
+    """Of the picture's own file, where it is not Unicode and had to be guessed."""
 
 
 def rules_of(config: DataSetConfig) -> WordRules:
@@ -62,6 +64,7 @@ class CaptionSource:
         self._given = _given_list(self.config)
         self._lists: list[CaptionList] = []
         self._files = CaptionFiles(())
+        self._encoding = ""
 
     def enter(self, folder: Folder) -> None:
         """Look at the caption files of a folder; its pictures come next. Raises `BadInput` for a damaged list."""
@@ -74,8 +77,9 @@ class CaptionSource:
     def words(self, name: str, path: Path, concept: str) -> Words:
         """The words of a picture; `concept` is that of its `N_concept` folder."""
         fallback = self.config.concept.strip() or concept
+        self._encoding = ""
         file, listed, lines = self._found(name, path)
-        self.origins[path] = Origin(file, listed, lines or (), fallback)
+        self.origins[path] = Origin(file, listed, lines or (), fallback, self._encoding)
         if not lines:
             lines = self._instead(name, path, fallback, missing=lines is None)
         return Words(lines, fallback, self.rules)
@@ -120,6 +124,7 @@ class CaptionSource:
         except OSError as e:
             self.notices.add(f"Caption file cannot be read ({e.strerror or type(e).__name__})", name)
             return None
+        self._encoding = caption.encoding
         if caption.encoding:
             self.notices.add(
                 f"Caption is not UTF-8 and was read as {caption.encoding}; save it as UTF-8 if accents look wrong", name

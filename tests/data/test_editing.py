@@ -230,6 +230,22 @@ def test_a_pattern_that_takes_for_ever_is_ended(opened, monkeypatch):
     assert time.perf_counter() - began < 10
 
 
+def test_captions_that_are_odd_are_told_at_the_picture(opened, folder):
+    paint(folder / "p0.jpg", seed=20)
+    (folder / "p1.txt").write_bytes("café".encode("cp1252"))
+    target = opened()
+    found = {entry["name"]: entry["problems"] for entry in entries(target).values()}
+    assert {"kind": "shared", "values": ["p0.png"]} in found["p0.jpg"]
+    assert {"kind": "shared", "values": ["p0.jpg"]} in found["p0.png"]
+    assert [problem["kind"] for problem in found["p1.png"]] == ["encoding"]
+    target.edit("x", {number(target, "p1.png"): "café, tree"})
+    target.save()
+    assert "encoding" not in kinds(entries(target)["p1.png"])
+    (folder / "p0.jpg").unlink()
+    again = opened()
+    assert "shared" not in kinds(entries(again)["p0.png"])
+
+
 def test_pictures_that_share_a_caption_file_share_its_edits(opened, folder):
     paint(folder / "p0.jpg", seed=11)
     target = opened()

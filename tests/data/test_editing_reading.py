@@ -17,11 +17,19 @@ def config(tmp_path):
 
 
 class Hurry:
-    """Somebody waits for thumbnails as soon as so many pictures are known."""
+    """Somebody waits for thumbnails as soon as so many pictures were begun."""
 
     def __init__(self, config: DataSetConfig, after: int) -> None:
         self.after = after
-        self.reading = Reading(config, lambda: hasattr(self, "reading") and len(self.found) >= self.after)
+        self.passed = 0
+        self.reading = Reading(config, self.busy)
+
+    def busy(self) -> bool:
+        """Asked before each picture."""
+        if self.passed >= self.after:
+            return True
+        self.passed += 1
+        return False
 
     @property
     def found(self) -> list[str]:

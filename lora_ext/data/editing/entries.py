@@ -74,6 +74,14 @@ class Entries:
             self._aim(self._entries.pop(number), None)
             self.history.texts.pop(number, None)
             self._gone[number] = self._next()
+        for numbers in self._by_target.values():
+            for number in numbers:
+                self._share(self._entries[number], tuple(self._entries[n].name for n in numbers if n != number))
+
+    def _share(self, entry: Entry, names: tuple[str, ...]) -> None:
+        if entry.shared != names:
+            entry.shared = names
+            self._touch(entry)
 
     def look(self, seen: Seen) -> None:
         """What a look at the pixels found."""

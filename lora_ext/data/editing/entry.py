@@ -16,7 +16,10 @@ from lora_ext.data.words import WordRules, Words
 
 
 class ProblemOfPicture(TypedDict):
-    """What is wrong: `kind` is one of unreadable, no_caption, small, cut, alike, rotated; `values` go into its text."""
+    """What is wrong; `values` go into its text.
+
+    `kind` is one of unreadable, encoding, no_caption, small, cut, alike, shared, rotated.
+    """
 
     kind: str
     values: list[str]
@@ -67,6 +70,8 @@ class Entry:
     """How `target` was then."""
     unreadable: str = ""
     alike: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    """Names of others with the same caption file."""
     revision: int = 0
 
     def problems(self, text: Text) -> list[ProblemOfPicture]:
@@ -75,6 +80,8 @@ class Entry:
         if picture is None or self.unreadable:
             return [_problem("unreadable", self.left_out or self.unreadable)]
         found: list[ProblemOfPicture] = []
+        if self.origin.encoding:
+            found.append(_problem("encoding", self.origin.encoding))
         if not text:
             found.append(_problem("no_caption"))
         if picture.resized[0] > picture.size[0]:
@@ -84,6 +91,8 @@ class Entry:
             found.append(_problem("cut", f"{1 - kept:.0%}"))
         if self.alike:
             found.append(_problem("alike", ", ".join(self.alike)))
+        if self.shared:
+            found.append(_problem("shared", ", ".join(self.shared)))
         if picture.orientation != 1:
             found.append(_problem("rotated"))
         return found
