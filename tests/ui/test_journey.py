@@ -72,6 +72,13 @@ def set_the_goal(page):
         put(page, name, value)
 
 
+def see_the_run_from_everywhere(page):
+    """The panel with Start and Stop stays in sight when a long step is scrolled."""
+    page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_function("() => window.scrollY > 200")
+    expect(page.locator("#lora_ext_start")).to_be_in_viewport()
+
+
 def compare_what_was_saved(page):
     step(page, "choose")
     expect(entry(page, "run")).to_have_value(CHARACTER)
@@ -93,6 +100,7 @@ def test_from_pictures_to_the_chosen_file(open_page, stage):
     page = open_page()
     look_at_the_pictures(page, stage)
     set_the_goal(page)
+    see_the_run_from_everywhere(page)
     start(page)
     expect(panel(page, "done")).to_be_visible(timeout=240_000)
     step(page, "train")
