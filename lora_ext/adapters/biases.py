@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lora_ext.adapters.full import B_NORM, DIFF_B
+from lora_ext.adapters.kept_module import KEPT_B
 from lora_ext.adapters.lora import DOWN
 from lora_ext.adapters.reading import SCALES, checked, rank_of, scale_of
 from lora_ext.adapters.turned_input import BIAS_FACTOR
@@ -18,11 +19,12 @@ UP_BIAS = "lora_up.bias"
 def split_bias(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One layer's file tensors as those of its weight and those of its bias; either may be empty.
 
-    Of the bias are `diff_b` and `b_norm` (LyCORIS), `bias_factor` (of peft's IA3), and `lora_up.bias` (peft's
-    `lora_bias`), which comes back as `diff_b` times the scale of its factors. LyCORIS' `bias_indices` and the like are
-    a rest of the *weight*. Raises `BadInput` where `lora_up.bias` cannot be read.
+    Of the bias are `diff_b` and `b_norm` (LyCORIS), `bias_factor` (of peft's IA3), `kept.bias` (of its
+    `modules_to_save`), and `lora_up.bias` (its `lora_bias`), which comes back as `diff_b` times the scale of its
+    factors. LyCORIS' `bias_indices` and the like are a rest of the *weight*. Raises `BadInput` where `lora_up.bias`
+    cannot be read.
     """
-    bias = {name: tensors[name] for name in (DIFF_B, B_NORM, BIAS_FACTOR) if name in tensors}
+    bias = {name: tensors[name] for name in (DIFF_B, B_NORM, BIAS_FACTOR, KEPT_B) if name in tensors}
     weight = {name: tensor for name, tensor in tensors.items() if name not in {*bias, UP_BIAS}}
     if UP_BIAS in tensors:
         if bias:

@@ -13,6 +13,7 @@ from lora_ext.adapters.embedding import EmbeddingLora
 from lora_ext.adapters.full import FullAdapter
 from lora_ext.adapters.glora import GloraAdapter
 from lora_ext.adapters.ia3 import Ia3Adapter
+from lora_ext.adapters.kept_module import KeptModule
 from lora_ext.adapters.loha import LohaAdapter
 from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.adapters.lora import LoraAdapter
@@ -35,6 +36,7 @@ KINDS: tuple[type[Adapter], ...] = (
     EmbeddingLora,
     TurnedInput,
     BiasFactor,
+    KeptModule,
 )
 
 

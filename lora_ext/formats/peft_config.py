@@ -57,6 +57,12 @@ class PeftSettings:
             return None
         return Patterns({str(module): True for module in modules}, self._source).get(name) is True
 
+    def keeps(self, prefix: str) -> bool:
+        """Whether this module was trained and saved whole (`modules_to_save`)."""
+        config, name = self._config(prefix)
+        modules = config.get("modules_to_save")
+        return isinstance(modules, list) and any(f".{name}".endswith(f".{module}") for module in modules)
+
     def neumann_terms(self, prefix: str) -> int | None:
         """Terms of the series by which newer OFT approximates the Cayley transform; None when it is exact.
 

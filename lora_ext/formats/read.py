@@ -64,14 +64,15 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     # whatever names and shapes tell is told before a number is read: whole checkpoints lie in such folders too
     sketch = {key: tensor for key, tensor in outline(layout).items() if not is_embedding(key, metadata)}
     family = family_of({key: tuple(tensor.shape) for key, tensor in sketch.items()}, metadata)
-    layers, unmatched = sort_by_layer(path, sketch, names, guess=family in (None, names.table.family))
+    settings = peft_settings(path, metadata)
+    layers, unmatched = sort_by_layer(path, sketch, names, family in (None, names.table.family), settings)
     refuse_other_models(path, names, family, sketch, len(layers), unmatched)
     if sketch and not layers:
         raise nothing_fits(path, names, sketch)
     _check_size(path)
     tensors = read_tensors(path, layout, mapped=False)
     embeddings = read_embeddings(path, tensors, metadata)
-    made = _Made(path, names, peft_settings(path, metadata), alone=len(layers) == 1)
+    made = _Made(path, names, settings, alone=len(layers) == 1)
     for found in layers:
         made.add(found, {own: tensors[key] for own, key in found.keys.items()})
     if made.problems:

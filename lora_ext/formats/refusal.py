@@ -46,6 +46,7 @@ def nothing_fits(path: Path, names: NameTable, tensors: Mapping[str, Tensor]) ->
         kinds = sorted({kind_title(group) for group in grouped(tensors).values()} - {"unknown"})
         if kinds:
             what = f"the file is a {', '.join(kinds)} of a kind that cannot be read"
+            fix = "Have the trainer that made it save a plain LoRA."
         elif any(key.startswith(CHECKPOINT_SIGN) for key in tensors):
             what, fix = "this is a whole checkpoint, not a network", "Choose it as the model."
     got = few(sorted(tensors)) or "no tensors"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lora_ext.adapters.kept_module import KEPT, KEPT_B
 from lora_ext.errors import Problem
 from lora_ext.formats import cloneofsimo
 from lora_ext.formats.fitting import could_fit
 from lora_ext.formats.found import Found
 from lora_ext.formats.names import NameTable
+from lora_ext.formats.peft_config import PeftSettings
 from lora_ext.formats.refusal import several
 from lora_ext.formats.tensor_names import canonical
 from lora_ext.layers import LayerName
@@ -22,6 +24,7 @@ SECTION = re.compile(r"(lora|base|plugin)(_ema)?:")
 """HCP-Diffusion's safetensors fold a level of their dictionary into the name."""
 ASIDE = ("weight", "bias", "base_layer.weight", "base_layer.bias")
 """Tensors of the base model that some trainers save along. They say nothing about the adapter beside them."""
+NO_SETTINGS = PeftSettings({}, "")
 
 
 SECOND_ENCODER, FIRST_ENCODER = re.compile(r"(text_encoder|te)_?2", re.I), re.compile(r"text_encoder|(?i:te)_?1")
@@ -30,18 +33,27 @@ SECOND_ENCODER, FIRST_ENCODER = re.compile(r"(text_encoder|te)_?2", re.I), re.co
 Sorted = tuple[list[Found], list[str]]
 
 
-def sort_by_layer(path: Path, tensors: Mapping[str, Tensor], names: NameTable, guess: bool = True) -> Sorted:
+def sort_by_layer(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    names: NameTable,
+    guess: bool = True,
+    settings: PeftSettings = NO_SETTINGS,
+) -> Sorted:
     """The layers in file order, and the keys that name none. Raises `BadInput` for tensors that come twice.
 
     `guess`: the file may be for this family, so that names of either of two text encoders mean the one that fits.
+    `settings` are PEFT's: they tell which modules were saved whole.
     """
     if cloneofsimo.is_positional(tensors):
         return list(_by_position(path, tensors, names).values()), []
-    found = _by_name(path, tensors, names)
-    return _of_one_encoder(path, tensors, names, found) if found[1] and guess else found
+    found = _by_name(path, tensors, names, settings)
+    return _of_one_encoder(path, tensors, names, settings, found) if found[1] and guess else found
 
 
-def _of_one_encoder(path: Path, tensors: Mapping[str, Tensor], names: NameTable, found: Sorted) -> Sorted:
+def _of_one_encoder(
+    path: Path, tensors: Mapping[str, Tensor], names: NameTable, settings: PeftSettings, found: Sorted
+) -> Sorted:
     """A text encoder's file that does not say of which of SDXL's two, in the meaning that its tensors' sizes allow.
 
     Where they allow both, the file's own name or its folder's may tell (`text_encoder_2`); else it stays as `found`.
@@ -49,7 +61,7 @@ def _of_one_encoder(path: Path, tensors: Mapping[str, Tensor], names: NameTable,
     known = {entry.prefix for entry in found[0]}
     possible: list[Sorted] = []
     for meant in names.meanings():
-        sorted_, left = _by_name(path, tensors, meant)
+        sorted_, left = _by_name(path, tensors, meant, settings)
         new = [entry for entry in sorted_ if entry.prefix not in known]
         if new and all(could_fit(entry) for entry in new):
             possible.append((sorted_, left))
@@ -62,7 +74,7 @@ def _of_one_encoder(path: Path, tensors: Mapping[str, Tensor], names: NameTable,
     return possible[0] if possible else found
 
 
-def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sorted:
+def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable, settings: PeftSettings) -> Sorted:
     found: dict[LayerName, Found] = {}
     unmatched: list[str] = []
     problems: list[Problem] = []
@@ -86,6 +98,8 @@ def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable) -> Sor
     if problems:
         raise several(problems)
     for entry in found.values():
+        if settings.keeps(entry.prefix):
+            _take_whole(entry)
         unmatched += _put_aside(entry)
     return [entry for entry in found.values() if entry.tensors], unmatched
 
@@ -94,6 +108,13 @@ def _is_average(key: str) -> bool | None:
     """None for keys outside the sections of HCP-Diffusion."""
     section = SECTION.match(key)
     return None if section is None else bool(section[2])
+
+
+def _take_whole(found: Found) -> None:
+    """The module's own tensors, trained, under names that say so."""
+    for own, name in (("weight", KEPT), ("bias", KEPT_B)):
+        if own in found.tensors:
+            found.tensors[name], found.keys[name] = found.tensors.pop(own), found.keys.pop(own)
 
 
 def _put_aside(found: Found) -> list[str]:

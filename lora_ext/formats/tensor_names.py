@@ -65,6 +65,7 @@ KIND_SIGNS: Mapping[str, str] = {
     "diff_b": "full difference",
     "w_norm": "norm",
     "b_norm": "norm",
+    # not readable: it counts from a decomposition of W0 that is not in the file, nor is said which (of three) it was
     "lambda_layer": "T-LoRA",
 }
 

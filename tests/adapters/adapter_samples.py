@@ -189,4 +189,5 @@ KINDS: dict[str, Callable[..., Tensors]] = {
     "dora of sparse": dora(sparse, 0),
     "sparse": sparse,
     "turned input": turned_input,
+    "kept module": lambda shape, rand: {"kept.weight": rand(*shape)},
 }

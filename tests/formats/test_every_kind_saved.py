@@ -49,7 +49,7 @@ def merged(table, made):
     return tensors
 
 
-SAVABLE = [kind for kind in adapter_samples.KINDS if kind != "turned input"]
+SAVABLE = [kind for kind in adapter_samples.KINDS if kind not in ("turned input", "kept module")]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
