@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,8 @@ from lora_ext.training.check import remarks
 from lora_ext.training.estimate import Card, estimate
 from lora_ext.training.events import Event, Preview, Saved
 from lora_ext.training.world import Elsewhere, World, joined
+
+ECHO = 1.0  # seconds; nobody presses a key twice on purpose so soon
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _write(event: Preview, folder: Path, progress: Progress) -> None:
 
 def _drain(events: Generator[Event, None, None], progress: Progress, previews: Path) -> int:
     saved: Path | None = None
-    with interruptible() as asked, closing(events), closing(progress):
+    with interruptible(progress) as asked, closing(events), closing(progress):
         for event in stoppable(events, asked):
             progress.show(event)
             if isinstance(event, Preview):
@@ -132,18 +135,23 @@ def stoppable(events: Generator[Event, None, None], asked: Interrupt) -> Iterato
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(progress: Progress) -> Iterator[Interrupt]:
     """Make the first Ctrl-C (or SIGTERM) a wish, granted between two steps so that the run can save.
 
-    The second stops at once.
+    The second stops at once. A launcher of several processes passes on the Ctrl-C that the terminal gave to all of them
+    anyway: what follows within `ECHO` seconds is the same one.
     """
-    asked = Interrupt()
+    asked, first = Interrupt(), 0.0
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        if asked.stop:
+        nonlocal first
+        now = time.monotonic()
+        if asked.stop and now - first > ECHO:
             raise KeyboardInterrupt
-        asked.stop = True
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+        if not asked.stop:
+            asked.stop, first = True, now
+            with suppress(RuntimeError):  # the stream was being written to at this very moment
+                progress.line("stopping after this step; press Ctrl-C again to stop at once")
 
     before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
     try:

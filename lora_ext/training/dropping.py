@@ -34,6 +34,9 @@ class Roll:
     """
 
     value: int = 0
+    first: int = 0
+    """Place in the whole batch of the first sample of this pass."""
+    samples: int = 1
     resting: bool = False
     """Nothing is dropped, for measuring."""
 
@@ -74,8 +77,8 @@ class Dropping(Adapter):
         seed = self.roll.value ^ self.salt
         if self.rates.module and random.Random(seed).random() < self.rates.module:
             return x.new_zeros(())
+        x = x * self._input_mask(x, seed) if self.rates.inputs else x
         self.source.manual_seed(seed)
-        x = x * self._mask(x.shape, self.rates.inputs, x) if self.rates.inputs else x
         if self.rates.weights:
             delta = self.adapter.delta(base)
             return apply_weight(x, delta * self._mask(delta.shape, self.rates.weights, delta), geometry)
@@ -90,6 +93,14 @@ class Dropping(Adapter):
             shape = (out.shape[-1],) if geometry is None else (out.shape[1], 1, 1)
             out = out * self._mask(shape, self.rates.ranks, out)
         return out
+
+    def _input_mask(self, x: Tensor, seed: int) -> Tensor:
+        """A sample's hangs on its place in the whole batch: the same in whichever piece or process it is computed."""
+        mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for place, part in enumerate(mask.chunk(self.roll.samples), self.roll.first):
+            self.source.manual_seed(zlib.crc32(place.to_bytes(8, "little"), seed))
+            part.bernoulli_(1 - self.rates.inputs, generator=self.source)
+        return mask.div_(1 - self.rates.inputs)
 
     def _mask(self, shape: tuple[int, ...], odds: float, like: Tensor) -> Tensor:
         mask = torch.empty(shape, dtype=like.dtype, device=like.device)

@@ -45,10 +45,12 @@ class Draw:
     timesteps: Tensor
     noise: Noise
     roll: int = 0
+    first: int = 0
+    """Place in the whole batch of the first sample."""
 
     def __getitem__(self, which: slice) -> Draw:
         """The same for some of the samples."""
-        return Draw(self.timesteps[which], self.noise[which], self.roll)
+        return Draw(self.timesteps[which], self.noise[which], self.roll, self.first + (which.start or 0))
 
 
 class Learner:
@@ -121,7 +123,7 @@ class Learner:
     def loss(self, batch: Batch, draw: Draw | None = None) -> Tensor:
         """Scalar float32 loss of one micro-batch, with fresh noise and timesteps unless they are given."""
         drawn = draw or self.draw(batch)
-        self.roll.value = drawn.roll
+        self.roll.value, self.roll.first, self.roll.samples = drawn.roll, drawn.first, len(batch.latents)
         return self.loss_of(batch, drawn.noise, drawn.timesteps)
 
     @torch.enable_grad()  # type: ignore[untyped-decorator,unused-ignore]  # the thread's own mode is the host's business

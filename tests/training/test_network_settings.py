@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -249,6 +250,34 @@ def test_dropout_and_checkpointing_agree(tmp_path):
         made.loss(batch(tokens=False), made.draw(batch(tokens=False))).backward()
         found.append(gradients(made))
     assert_close(found[1], found[0], 1e-6)
+
+
+def test_dropout_is_the_same_for_a_batch_in_pieces(tmp_path):
+    """As it goes through a model that ran out of memory, or through several processes; samples differ in what drops."""
+    made, found = [learner(tmp_path, dropout=0.5, rank_dropout=0.25) for _ in range(2)], []
+    whole = batch(tokens=False)
+    drawn = made[0].draw(whole)
+    for one, pieces in zip(made, [[slice(0, 2)], [slice(0, 1), slice(1, 2)]], strict=True):
+        for which in pieces:
+            (one.loss(whole[which], drawn[which]) / len(pieces)).backward()
+        found.append(gradients(one))
+    assert_close(found[1], found[0], 1e-4)
+    first = drawn[:1]
+    losses = {made[0].loss(whole[:1], replace(first, first=place)).item() for place in range(2)}
+    assert len(losses) == 2, "another place in the batch, another mask"
+
+
+def test_dropout_counts_samples_and_not_rows():
+    """A text encoder sees a long caption as several rows."""
+    from lora_ext.training.dropping import Dropping, Roll
+
+    adapter, roll = LoraAdapter(torch.ones(1, 50), torch.ones(1, 1), None, 1.0), Roll(7, samples=2)
+    dropping = Dropping(adapter, Rates(inputs=0.5), roll, "here", torch.device("cpu"))
+    x, base = torch.ones(6, 50), torch.zeros(1, 50)
+    whole = dropping.forward_delta(x, base, None)
+    roll.first, roll.samples = 1, 1
+    assert torch.equal(dropping.forward_delta(x[3:], base, None), whole[3:])
+    assert len(set(whole.flatten().tolist())) > 3
 
 
 @about("loraplus_ratio")
