@@ -17,11 +17,12 @@ from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
 from lora_ext.training.creation import check_network, read_start
 from lora_ext.training.estimate import Card, estimate
+from lora_ext.training.file_size import file_bytes
 from lora_ext.training.optimizers import check_optimizer, finds_rate, install_line
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.small_weights import Bits, check_small
 from lora_ext.training.state import Identity, StateFile
-from lora_ext.training.targets import file_bytes, plan, text_rates
+from lora_ext.training.targets import plan, text_rates
 
 NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # px, what each family was trained at
 LOW_FOR_FINDERS = 0.05  # a learning rate for an optimizer that wants 1
@@ -35,7 +36,7 @@ def check(model: LiveModel, config: TrainConfig, output: Path) -> DataReport:
     """
     problems = [
         *_output(output, config),
-        *_room(output, file_bytes(model.table, config)),
+        *_room(output, _size(model, config)),
         *_learning(config),
         *_fit(model, config),
         *_precision(model, config),
@@ -101,6 +102,14 @@ def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:
         yield Problem("output", "there is a folder of that name", "a file", str(output))
     elif not (config.save.overwrite or config.save.resume):
         yield from (_exists(path) for path in _in_the_way(output, config))
+
+
+def _size(model: LiveModel, config: TrainConfig) -> int:
+    """Bytes of the file; 0 where the settings cannot be read, which others of these checks say."""
+    try:
+        return file_bytes(plan(model.table, config), model.table, config)
+    except BadInput:
+        return 0
 
 
 def _room(output: Path, size: int) -> Iterator[Problem]:

@@ -12,14 +12,14 @@ import torch
 from lora_ext.config import TrainConfig
 from lora_ext.data import DataReport, data_sets
 from lora_ext.errors import BadInput
-from lora_ext.formats import NameTable
 from lora_ext.layers import BIAS, Layer, LayerTable
 from lora_ext.live import LiveModel
 from lora_ext.model.architecture import Architecture
 from lora_ext.model.vae_parts import vae_parts
-from lora_ext.training.adapter_walk import AdapterWalk, file_shapes, learnt_numbers
+from lora_ext.training.adapter_walk import AdapterWalk, learnt_numbers
+from lora_ext.training.file_size import file_bytes
 from lora_ext.training.levels import checkpoints
-from lora_ext.training.precision import DTYPES, Arithmetic
+from lora_ext.training.precision import Arithmetic
 from lora_ext.training.small_weights import BYTES, Bits
 from lora_ext.training.tape import FULL, Ghost, Tape
 from lora_ext.training.targets import Target, plan, text_rates
@@ -31,9 +31,6 @@ PASSING = 0.1
 
 UNDONE = frozenset({"adamw8bit", "adafactor", "lion", "adamw_schedulefree", "came"})
 """Optimizers that step blindly on a card, while copies of all that they change are kept (`optimizer.blind_step`)."""
-
-METADATA_BYTES = 5000
-"""Of a file's header: settings, buckets, a short list of tags."""
 
 STATE_BYTES: Mapping[str, int] = {
     "adamw": 8,
@@ -130,7 +127,7 @@ def estimate(
         step_flops=flops * config.optim.accumulate,
         seconds_per_step=seconds,
         total_seconds=None if seconds is None or steps is None else seconds * steps,
-        file_bytes=_file_bytes(targets, table, config),
+        file_bytes=file_bytes(targets, table, config),
         advice=tuple(_advice(config, architecture, table, report, card)) if fits is False else (),
         fits=fits,
     )
@@ -265,19 +262,6 @@ def _steps(config: TrainConfig, report: DataReport | None) -> int | None:
     counts: dict[tuple[int, int], int] = report.bucket_counts
     batches = sum(-(-n // config.data.batch_size) for n in counts.values())
     return config.optim.epochs * -(-batches // config.optim.accumulate)
-
-
-def _file_bytes(targets: list[Target], table: LayerTable, config: TrainConfig) -> int:
-    """Of the tensors, of their entries in the header, and about what metadata takes."""
-    item, names = DTYPES[config.save.save_precision].itemsize, NameTable(table)
-    total = METADATA_BYTES
-    for target in targets:
-        prefix = len(names.kohya(target.layer.name))
-        for name, shape in file_shapes(target, config.network).items():
-            size = math.prod(shape) * item
-            entry = f'".{name}":{{"dtype":"F16","shape":{list(shape)},"data_offsets":[,]}},'.replace(", ", ",")
-            total += size + prefix + len(entry) + 2 * len(str(total))
-    return total
 
 
 def _advice(

@@ -1,22 +1,18 @@
-"""Which layers learn, with which rank, alpha, learning rate and dropout; and what the file of them will weigh."""
+"""Which layers learn, with which rank, alpha, learning rate and dropout."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lora_ext.adapters import Network
 from lora_ext.config import NetworkConfig, TrainConfig
-from lora_ext.errors import BadInput
 from lora_ext.layers import Layer, LayerName, LayerTable
 from lora_ext.model import default_targets
 from lora_ext.training.layer_rules import Rule, block_numbers, block_of, compiled, rules
-from lora_ext.training.precision import DTYPES
 
 ATTENTION = ("attn1.", "attn2.", "self_attn.")
 FEED_FORWARD = (".ff.net.", ".mlp.")
-KINDS_BY_FAMILY = {"lora": 1, "loha": 2}  # factor pairs per layer
 
 
 @dataclass(frozen=True)
@@ -68,31 +64,6 @@ def text_learns(table: LayerTable, config: TrainConfig, start: Network | None) -
 def rank_and_alpha(layer: Layer, network: NetworkConfig) -> tuple[int, float]:
     """Convolutions wider than 1x1 have settings of their own."""
     return (network.conv_rank, network.conv_alpha) if _wide(layer) else (network.rank, network.alpha)
-
-
-def file_bytes(table: LayerTable, config: TrainConfig) -> int:
-    """Bytes of the tensors in the file, in the precision it is saved in.
-
-    Exact for LoRA; for the other kinds what is at most needed. 0 where the rules cannot be read (`check` says so).
-    """
-    try:
-        planned = plan(table, config)
-    except BadInput:
-        return 0
-    return sum(_numbers(target, config.network) for target in planned) * DTYPES[config.save.save_precision].itemsize
-
-
-def _numbers(target: Target, network: NetworkConfig) -> int:
-    out, *inside = target.layer.shape
-    width = math.prod(inside)
-    if target.extra or network.kind == "full":
-        return out * width
-    if network.kind == "ia3":
-        return max(out, width)
-    if network.kind in ("oft", "lokr"):
-        return min(out * width, (target.rank + 1) * (out + width))
-    pairs = KINDS_BY_FAMILY.get(network.kind, 1) * (2 if network.init == "pissa" else 1)
-    return pairs * target.rank * (out + width) + (width if network.dora else 0)
 
 
 class _Rates:

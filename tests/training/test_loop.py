@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lora_ext.formats import NameTable, read_network
 from lora_ext.live import RenderRequest
 from lora_ext.patching import Strengths
 from lora_ext.training import Finished, Notice, Preview, Saved, Stage, Step, Stop, train
+from lora_ext.training.check import check
 
 FAMILIES = ["sd1", "sd2", "sdxl"]
 
@@ -267,13 +269,17 @@ def test_a_disk_too_small_is_told_before_the_start(folder, monkeypatch):
     assert caught.value.problems[0].field == "output"
 
 
-def test_the_size_told_beforehand_is_the_files(folder):
-    from lora_ext.training.targets import file_bytes
+def test_a_disk_just_too_small_for_the_file_is_told(folder, monkeypatch):
+    import shutil
 
     wish = {"conv_rank": 3, "text_encoder_lr": 1e-3, "save_precision": "fp16"}
-    result = run(folder, **wish)
-    numbers = sum(t.numel() * t.element_size() for key, t in result.tensors.items() if not key.endswith("alpha"))
-    assert file_bytes(model().table, config(folder, **wish)) == numbers
+    written = run(folder, **wish).path.stat().st_size
+    usage = shutil.disk_usage(folder)
+    for free, fits in ((int(written * 0.97), False), (int(written * 1.03), True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        values, output = config(folder, **wish), folder / "other.safetensors"
+        with nullcontext() if fits else pytest.raises(BadInput, match="too full"):
+            check(model(), values, output)
 
 
 def test_a_preview_that_overflows_is_told_and_left_out(folder, monkeypatch):
