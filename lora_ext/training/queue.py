@@ -28,21 +28,31 @@ NOTED = 5  # seconds; it takes a few lines
 Begin = Callable[[Mapping[str, Value]], Job]
 
 
-class QueuedView(TypedDict):
-    """A job of the queue; `run` is that of its `JobSnapshot` once it was started."""
+class QueuedFacts(TypedDict):
+    """A job of the queue but for its problems; `run` is that of its `JobSnapshot` once it was started."""
 
     id: str
     name: str
     place: Place
     run: str
+
+
+class QueuedView(QueuedFacts):
+    """A job of the queue from outside."""
+
     problems: list[ProblemView]
 
 
-class QueueView(TypedDict):
-    """The queue from outside. `going`: the next one begins by itself; `trouble`: why the file is not what it should."""
+class QueueFacts(TypedDict):
+    """The queue but for its jobs. `going`: the next begins by itself; `trouble`: why a restart would lose it."""
 
     going: bool
     trouble: str
+
+
+class QueueView(QueueFacts):
+    """The queue from outside."""
+
     jobs: list[QueuedView]
 
 
