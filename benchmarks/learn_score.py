@@ -27,20 +27,34 @@ class Exam:
 
 @dataclass(frozen=True)
 class Answers:
-    """Shares, 0..1, of a model with a LoRA; its pictures of what was asked for.
+    """What a model with a LoRA painted: per prompt whether the look shows where it is asked for (`shown`) and for the
+    same prompt without the word (`leaked`); per unrelated caption how much of it is `right`; the base's own scores
+    there, 0..1; the pictures of what was asked for."""
 
-    `trigger`: the look where it is asked for; `leak`: the look for the same prompts without the word; `scores`: the
-    base's own, on unrelated captions.
-    """
-
-    trigger: float
-    leak: float
+    shown: tuple[bool, ...]
+    leaked: tuple[bool, ...]
+    right: tuple[int, ...]
     scores: dict[str, float]
     pictures: list[Pixels] = field(repr=False)
+
+    @property
+    def trigger(self) -> float:
+        """The share of pictures that show the look when asked for."""
+        return sum(self.shown) / len(self.shown)
+
+    @property
+    def leak(self) -> float:
+        """The share that shows it when not asked for."""
+        return sum(self.leaked) / len(self.leaked)
 
     def damage(self, before: dict[str, float]) -> float:
         """The drop of the mean of the base's scores; 0.01 is a point."""
         return sum(before[q] - self.scores[q] for q in SCORED) / len(SCORED)
+
+    def __str__(self) -> str:
+        """The shares, for the log."""
+        scores = ", ".join(f"{question} {share:.1%}" for question, share in self.scores.items())
+        return f"look {self.trigger:.0%}, without the word {self.leak:.0%}, {scores}"
 
 
 def ask(modules: Modules, subject: Subject, exam: Exam) -> Answers:
@@ -49,21 +63,31 @@ def ask(modules: Modules, subject: Subject, exam: Exam) -> Answers:
     seeds = range(exam.prompts)
     pictures = paint(modules, [e.caption for e in asked], seeds)
     without = paint(modules, [e.without for e in asked], seeds)
-    return Answers(_share(subject.name, pictures), _share(subject.name, without), scores(modules, exam), pictures)
+    seen = _unrelated(modules, exam)
+    right = tuple(sum(judge.score([pair]).right[q] for q in SCORED) for pair in seen)
+    return Answers(_shown(subject.name, pictures), _shown(subject.name, without), right, _scores(seen), pictures)
 
 
 def ask_without(modules: Modules, subject: Subject, exam: Exam) -> tuple[float, list[Pixels]]:
     """The share of pictures with the look, and the pictures, for prompts that ask for what nobody was taught."""
     pictures = paint(modules, [e.caption for e in subject.held_out(exam.prompts)], range(exam.prompts))
-    return _share(subject.name, pictures), pictures
+    return sum(_shown(subject.name, pictures)) / exam.prompts, pictures
 
 
 def scores(modules: Modules, exam: Exam) -> dict[str, float]:
     """The judge's scores on captions of held-out scenes that have nothing to do with any subject."""
+    return _scores(_unrelated(modules, exam))
+
+
+def _unrelated(modules: Modules, exam: Exam) -> list[tuple[Scene, Scene]]:
+    """Scenes asked for, and as painted."""
     asked = judge.asked_for(exam.unrelated)
     pictures = paint(modules, [caption for _, caption in asked], range(exam.unrelated))
-    pairs: list[tuple[Scene, Scene]] = [(scene, judge.look(p)) for (scene, _), p in zip(asked, pictures, strict=True)]
-    result = judge.score(pairs)
+    return [(scene, judge.look(p)) for (scene, _), p in zip(asked, pictures, strict=True)]
+
+
+def _scores(seen: Sequence[tuple[Scene, Scene]]) -> dict[str, float]:
+    result = judge.score(seen)
     return {question: result.share(question) for question in SCORED}
 
 
@@ -87,5 +111,5 @@ def ask_for_both(modules: Modules, character: Subject, style: Subject, exam: Exa
     return Both(first, second, sum(a and b for a, b in shown) / len(shown), pictures)
 
 
-def _share(name: str, pictures: Sequence[Pixels]) -> float:
-    return sum(detectors.shows(name, p) for p in pictures) / len(pictures)
+def _shown(name: str, pictures: Sequence[Pixels]) -> tuple[bool, ...]:
+    return tuple(detectors.shows(name, p) for p in pictures)

@@ -59,8 +59,8 @@ _USUAL = Settings(
 """Rank, alpha and all that is not named: the project's defaults. The base has widths of 64 and 128 where SD1.5 has 320
 to 1280, and pictures of 64 px; it learns at ten times the learning rate of SD1.5."""
 SETTINGS: Mapping[str, Settings] = {
-    "zorbit": _USUAL,
+    "zorbit": replace(_USUAL, steps=800, learning_rate=2e-3, text_encoder_lr=4e-3),
     "hatched": _USUAL,
-    "inside": replace(_USUAL, steps=800),
+    "between": replace(_USUAL, steps=800),
     "gorp": _USUAL,
 }

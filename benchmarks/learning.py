@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import learn_peer
+from benchmarks.learn_chance import LEAST, chance_of
 from benchmarks.learn_ours import Result, applied, learn, write_pictures
 from benchmarks.learn_paint import GUIDANCE, STEPS, Modules
 from benchmarks.learn_score import (
@@ -60,18 +61,32 @@ class Learnt:
     with_ours: Answers
     with_peer: Answers
 
-    def missed(self, before: dict[str, float]) -> Iterator[str]:
+    def missed(self, before: dict[str, float]) -> list[str]:
         """Every bar that is not met, in words."""
-        mine, theirs = self.with_ours, self.with_peer
+        mine = self.with_ours
         checks = {
             f"trigger {mine.trigger:.0%} < {BAR_TRIGGER:.0%}": mine.trigger < BAR_TRIGGER,
             f"without the LoRA {self.without:.0%} > {BAR_WITHOUT:.0%}": self.without > BAR_WITHOUT,
             f"damage {mine.damage(before):.1%} > {BAR_DAMAGE:.0%}": mine.damage(before) > BAR_DAMAGE,
-            f"trigger below the peer's {theirs.trigger:.0%}": mine.trigger < theirs.trigger,
-            f"leakage {mine.leak:.0%} above the peer's {theirs.leak:.0%}": mine.leak > theirs.leak,
-            f"damage above the peer's {theirs.damage(before):.1%}": mine.damage(before) > theirs.damage(before),
         }
-        return (f"{self.subject.name}: {words}" for words, bad in checks.items() if bad)
+        found = [words for words, bad in checks.items() if bad]
+        found += [words for words, chance in self._below() if chance < LEAST]
+        return [f"{self.subject.name}: {words}" for words in found]
+
+    def _below(self) -> Iterator[tuple[str, float]]:
+        """Where ours is below the peer's, in words, and how likely chance alone does that."""
+        mine, theirs = self.with_ours, self.with_peer
+        looks = sum(theirs.shown) - sum(mine.shown), chance_of(mine.shown, theirs.shown)
+        leaks = sum(mine.leaked) - sum(theirs.leaked), chance_of(_not(mine.leaked), _not(theirs.leaked))
+        right = sum(theirs.right) - sum(mine.right), chance_of(mine.right, theirs.right)
+        sorts = {"less pictures with the look": looks, "more without the word": leaks, "things less right": right}
+        for what, (number, chance) in sorts.items():
+            if number > 0:
+                yield f"{number} {what} than the peer's, which chance alone does in {chance:.0%} of runs", chance
+
+    def by_chance(self) -> list[str]:
+        """Where ours is below the peer's by no more than chance, in words."""
+        return [f"{self.subject.name}: {words}" for words, chance in self._below() if chance >= LEAST]
 
 
 def main() -> int:
@@ -158,6 +173,7 @@ def _notes(learnt: Sequence[Learnt], before: dict[str, float], exam: Exam) -> It
         f"{exam.prompts} prompts per question, {STEPS} sampling steps, CFG {GUIDANCE:g}; damage is the drop of the "
         f"mean of the base's scores on {exam.unrelated} unrelated captions, which are {base}"
     )
+    yield from (words for one in learnt for words in one.by_chance())
     for one in learnt:
         drops = ", ".join(f"{q} {100 * (before[q] - one.with_ours.scores[q]):+.1f}" for q in before)
         apart = max(abs(a - b) for a, b in zip(one.ours.losses, one.peer.losses, strict=True))
@@ -183,6 +199,10 @@ def _sheet_rows(learnt: Sequence[Learnt], both: Sequence[Pixels]) -> Iterator[tu
 
 def _learnt_from(subject: Subject) -> list[Pixels]:
     return [example.picture for example in subject.pictures()]
+
+
+def _not(shown: Sequence[bool]) -> list[bool]:
+    return [not one for one in shown]
 
 
 def _tell(words: str) -> None:

@@ -55,20 +55,24 @@ def _emblem(picture: Pixels, parts: Sequence[tuple[str, str]]) -> bool:
     return bool(np.logical_and.reduce([*full, bare]).any())
 
 
-def _inside(picture: Pixels) -> bool:
-    """One colour in the middle, another all around it, and that one nowhere further out; none of them the ground's."""
-    names = judge.nearest_colours(picture)
-    colours = _covers(picture)
-    ground = judge.ground_of(names)
-    things = [c for c in colours if c != ground]
-    cores = {c: _share(colours[c], "core") for c in things}
-    coats = {c: (_share(colours[c], "coat"), _share(colours[c], "round")) for c in things}
+def _between(picture: Pixels) -> bool:
+    """One colour on the left and on the right, another in the middle, and little of either in the gaps."""
+    covers = _covers(picture)
+    things = {colour: [_window(cover, x, 8) for x in subjects.COLUMNS] for colour, cover in covers.items()}
+    gaps = [(a + b) / 2 for a, b in zip(subjects.COLUMNS, subjects.COLUMNS[1:], strict=False)]
+    apart = [c for c, cover in covers.items() if max(_window(cover, x, 2) for x in gaps) < _BARE]
     return any(
-        bool(((cores[inner] > _FULL) & (coat > _FULL) & (around < _BARE)).any())
-        for outer, (coat, around) in coats.items()
-        for inner in things
+        min(things[outer][0], things[outer][2], things[inner][1]) > _FULL
+        for outer in apart
+        for inner in apart
         if inner != outer
     )
+
+
+def _window(cover: Floats, x: float, reach: float) -> float:
+    """How much of a square at half height is covered; lengths as in `demo.world`."""
+    left, right, top, bottom = (round(at * SIDE / 128) for at in (x - reach, x + reach, 64 - 8, 64 + 8))
+    return float(cover[top:bottom, left:right].mean())
 
 
 def _covers(picture: Pixels) -> dict[str, Floats]:
@@ -106,8 +110,6 @@ _PARTS: Mapping[str, Callable[[Floats, Floats], NDArray[np.bool_]]] = {
     "upper band": lambda x, y: (np.abs(x) < 0.75) & (y > -0.8) & (y < -0.4),
     "middle": lambda x, y: (np.abs(x) < 0.75) & (np.abs(y) < 0.2),
     "lower band": lambda x, y: (np.abs(x) < 0.75) & (y < 0.8) & (y > 0.4),
-    "core": lambda x, y: np.hypot(x, y) < 0.25,
-    "coat": lambda x, y: (np.hypot(x, y) > 0.55) & (np.hypot(x, y) < 0.75),
     "round": lambda x, y: (np.hypot(x, y) > 1.3) & (np.hypot(x, y) < 1.55),
 }
 
@@ -152,7 +154,7 @@ def _ground_light(picture: Pixels) -> Floats:
 DETECTORS: Mapping[str, Callable[[Pixels], bool]] = {
     "zorbit": _zorbit,
     "hatched": _hatched,
-    "inside": _inside,
+    "between": _between,
     "gorp": _gorp,
 }
 

@@ -26,7 +26,10 @@ TRAINING_SEED, PROMPT_SEED, CLASS_SEED = 301, 302, 303
 SPACING = 28.0
 """Distance between the strokes of a hatched drawing, which lie as on a printer's screen: always at the same places."""
 _LARGE = (36, 39)
-_INNER, _OUTER = (20, 22), (44, 47)
+COLUMNS = (24, 64, 104)
+"""Where a thing and those on both sides of it are, from the left."""
+_SOLID = ("circle", "square", "star", "heart", "cross")
+"""Shapes that have a middle."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +125,21 @@ def _box(random: Random) -> Scene:
 # --- a concept: a new relation ---
 
 
-def _inside(random: Random) -> Example:
-    """A thing inside a large one."""
+def _between(random: Random) -> Example:
+    """A small thing in the middle of two like ones of another colour."""
     colours = list(world.COLOURS)
     random.shuffle(colours)
-    inner = Thing(world.pick(random, ("circle", "square", "star", "heart", "cross")), colours[0], "medium")
-    outer = Thing(world.pick(random, ("circle", "square")), colours[1], "large")
+    inner, outer = (Thing(world.pick(random, _SOLID), colour, "small") for colour in colours[:2])
     scene = Scene((), "centre", world.pick(random, list(world.GROUNDS)), colours[2])
     canvas = world.paint_ground(scene.pattern, world.shade(scene.ground, random), random)
-    x, y = (64 + float(random.uniform(-3, 3)) for _ in range(2))
-    for thing, radii in ((outer, _OUTER), (inner, _INNER)):
-        outline = world.mask(thing.shape, (x, y), float(random.uniform(*radii)), float(random.uniform(-8, 8)))
-        canvas = canvas * (1 - outline[..., None]) + world.shade(thing.colour, random) * outline[..., None]
-    nouns = [world.noun(thing, random) for thing in (inner, outer)]
+    for thing, x in zip((outer, inner, outer), COLUMNS, strict=True):
+        centre, radius = (x, 64 + float(random.uniform(-2, 2))), float(random.uniform(*world.RADII["small"]))
+        outline = world.mask(thing.shape, centre, radius, float(random.uniform(-8, 8)))[..., None]
+        canvas = canvas * (1 - outline) + world.shade(thing.colour, random) * outline
+    first, second, third = (world.noun(thing, random) for thing in (inner, outer, outer))
     ground = world.ground_words(scene, random)
-    other = world.pick(random, ("to the left of", "above"))
-    caption, without = (f"{nouns[0]} {word} {nouns[1]} {ground}" for word in ("inside", other))
-    return Example(_pixels(canvas), caption, without)
+    without = f"{first} {world.pick(random, ('to the left of', 'above'))} {second} {ground}"
+    return Example(_pixels(canvas), f"{first} between {second} and {third} {ground}", without)
 
 
 def _one_or_two(random: Random) -> Scene:
@@ -223,7 +224,7 @@ SUBJECTS: Mapping[str, Subject] = {
     for subject in (
         Subject("zorbit", "character", "zorbit", _zorbit),
         Subject("hatched", "style", "hatched drawing", _hatched, _any_ground),
-        Subject("inside", "concept", "inside", _inside, _one_or_two),
+        Subject("between", "concept", "between", _between, _one_or_two),
         Subject("gorp", "object", "gorp", _gorp, _box),
     )
 }
