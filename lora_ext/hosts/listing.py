@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from lora_ext.errors import Problem
@@ -105,6 +106,8 @@ class _Walk:
             return
         if lower.endswith(SUFFIXES):
             stat = entry.stat()
+            if not S_ISREG(stat.st_mode):
+                return  # a pipe would be waited for
             stamp = Stamp(stat.st_size, stat.st_mtime_ns)
             self.files.append(Listed(entry.path, root, inside, stamp, stat.st_ctime))
         elif lower.endswith(BESIDE):

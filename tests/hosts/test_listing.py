@@ -60,6 +60,13 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert insides(folder) == ["zz/real/cat.safetensors"], "the real path is the better name"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    put(tmp_path / "cat.safetensors")
+    assert [file.inside for file in Library([tmp_path]).view.listing.files] == ["cat.safetensors"]
+
+
 def test_an_unreadable_folder_is_told_and_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "open" / "cat.safetensors")
     (tmp_path / "locked").mkdir()
