@@ -210,7 +210,7 @@ def shoot(page: Page, name: str, look: Look, output: Path) -> None:
     page.wait_for_timeout(500)  # a button's colour fades
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = output / f"{name}-{look.width}-{look.theme}.png"
-    for colours in (256, 128, 64, 32):
+    for colours in (256, 192, 128, 112, 96, 80, 64, 48, 32):
         picture.quantize(colours).save(path, optimize=True)
         if path.stat().st_size < LARGEST:
             break
