@@ -222,7 +222,7 @@ def file_of(name: str, folder: Path, field: str = "files") -> Path:
         there = False
     if not there:
         fix = "Choose again among the files that are there."
-        raise BadInput(Problem(field, f"{shown.removesuffix(ENDING)} is not there any more", got=shown, fix=fix))
+        raise BadInput(Problem(field, "this file is not there any more", got=shown, fix=fix))
     return folder / name
 
 
@@ -234,9 +234,10 @@ def check_family(files: Sequence[Path], model: LiveModel) -> None:
         facts = glance(str(path))
         facts = facts if facts.complete or facts.damage else survey(str(path))
         if facts.damage:
-            problems.append(Problem("files", f"{path.stem}: {facts.damage}"))
+            problems.append(Problem("files", f"the file {path.stem}: {facts.damage}"))
         elif facts.foreign or facts.family not in (None, loaded):
-            what = f"{path.stem} was made for {facts.made_for}, and the loaded model is {FAMILY_TITLES[loaded]}"
+            here = FAMILY_TITLES[loaded]
+            what = f"the file {path.stem} was made for {facts.made_for}, and the loaded model is {here}"
             problems.append(Problem("files", what, fix="Load a checkpoint of its kind first."))
     if problems:
         raise BadInput(*problems)

@@ -145,7 +145,7 @@ def origin_of(path: str, changed: float) -> Origin | None:
         saved_as = metadata["ss_output_name"]
         architecture = metadata.get("modelspec.architecture", "").partition("/")[0].split("-")
         family = FAMILIES.get(architecture[2] if len(architecture) > 2 else "")
-        if not isinstance(known, dict) or family is None:
+        if not isinstance(known, dict) or family is None or _whole(saved_as) != saved_as:
             return None
         run = saved_as if known.get("output") == saved_as else ON_THE_WAY.sub("", saved_as)
         begun, saved = (_number(metadata.get(f"ss_training_{word}_at"), changed) for word in ("started", "finished"))
@@ -158,7 +158,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, Stamp]]:
     try:
         with os.scandir(folder) as found:
             for entry in found:
-                if entry.name.endswith(ENDING) and not entry.name.startswith("."):
+                if entry.name.endswith(ENDING) and not entry.name.startswith(".") and _whole(entry.name) == entry.name:
                     try:
                         stat = entry.stat()
                     except OSError:
@@ -234,13 +234,18 @@ def _previews(known: Mapping[str, object]) -> tuple[list[str], float | None]:
         wishes = preview_wishes(read(PreviewConfig, own))
     except BadInput:
         return [], None
-    prompts: Sequence[str] = list(dict.fromkeys(wish.preview_prompt for wish in wishes))
+    prompts: Sequence[str] = list(dict.fromkeys(_whole(wish.preview_prompt) for wish in wishes))
     return [*prompts], wishes[0].preview_strength if wishes else None
 
 
 def _text(known: Mapping[str, object], name: str) -> str:
     value = known.get(name)
-    return value.strip() if isinstance(value, str) else ""
+    return _whole(value.strip()) if isinstance(value, str) else ""
+
+
+def _whole(text: str) -> str:
+    """Without what JSON can escape and a name on the disk can hold, but no answer: halves of characters."""
+    return text.encode("utf8", "replace").decode("utf8")
 
 
 def _number(text: object, otherwise: float) -> float:

@@ -74,6 +74,7 @@ def plan(files: Sequence[Path], strengths: object, prompts: object, values: Mapp
     picture = SheetConfig()
     try:
         picture = read(SheetConfig, values)
+        picture = replace(picture, negative=_whole(picture.negative))
     except BadInput as e:
         problems += e.problems
     if not files:
@@ -105,7 +106,7 @@ def _strengths(given: object, problems: list[Problem]) -> list[float]:
 
 def _prompts(given: object, problems: list[Problem]) -> list[str]:
     listed = given if isinstance(given, (list, tuple)) else []
-    found = [one.strip() for one in listed if isinstance(one, str) and one.strip()]
+    found = [_whole(one).strip() for one in listed if isinstance(one, str) and one.strip()]
     if not found or not all(isinstance(one, str) for one in listed):
         problems.append(Problem("prompts", "there is no prompt to compare with", "a list of texts"))
     for one in found:
@@ -115,6 +116,11 @@ def _prompts(given: object, problems: list[Problem]) -> list[str]:
         if len(one) > LONGEST_PROMPT:
             problems.append(Problem("prompts", "a prompt is too long", f"at most {LONGEST_PROMPT} letters", one[:40]))
     return list(dict.fromkeys(found))
+
+
+def _whole(text: str) -> str:
+    """Text that any file and any tokenizer can hold: JSON may have halves of characters."""
+    return text.encode("utf8", "replace").decode("utf8")
 
 
 def _check_amount(wanted: Plan) -> None:
@@ -178,13 +184,14 @@ class _Shelf:
         path = self._files[column]
         if _state(path) != self._states[column]:
             fix = "Begin a new sheet."
-            raise BadInput(Problem("files", f"{path.stem} was changed while the sheet was made", fix=fix))
+            raise BadInput(Problem("files", f"the file {path.stem} was changed while the sheet was made", fix=fix))
         if column in self._kept:
             return self._kept[column]
         try:
             network = read_network(path, self._names, path.stem).network
         except BadInput as e:
-            raise BadInput(*(replace(p, field="files", what=f"{path.stem}: {p.what}") for p in e.problems)) from e
+            told = (replace(p, field="files", what=f"the file {path.stem}: {p.what}") for p in e.problems)
+            raise BadInput(*told) from e
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         if self._bytes + size <= KEPT_BYTES:
             self._kept[column] = network
@@ -196,10 +203,9 @@ def _state(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError as e:
-        what = (
-            f"{path.stem} is not there any more" if isinstance(e, FileNotFoundError) else f"{path.stem}: {e.strerror}"
-        )
-        raise BadInput(Problem("files", what, fix="Choose again among the files that are there.")) from None
+        why = "is not there any more" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        fix = "Choose again among the files that are there."
+        raise BadInput(Problem("files", f"the file {path.stem} {why}", fix=fix)) from None
     return found.st_size, found.st_mtime_ns
 
 

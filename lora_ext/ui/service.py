@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypedDict
 from lora_ext.config import TrainConfig, Value, settings
 from lora_ext.errors import Problem
 from lora_ext.layers import Family
-from lora_ext.training.queue import Place
+from lora_ext.training.queue import QueuedFacts, QueueFacts
 from lora_ext.training.snapshot import JobFacts, LineView, PreviewView, SavedView, StageView, State
 from lora_ext.ui.sheet_views import Choosing
 
@@ -28,21 +28,15 @@ class Snapshot(JobFacts):
     problems: list[ProblemView]
 
 
-class QueuedView(TypedDict):
-    """A job of the queue; `run` is that of its snapshot once it was started."""
+class QueuedView(QueuedFacts):
+    """A job of the queue for the page."""
 
-    id: str
-    name: str
-    place: Place
-    run: str
     problems: list[ProblemView]
 
 
-class QueueView(TypedDict):
-    """The queue. `going`: the next job begins by itself; `trouble`: why a restart would lose it."""
+class QueueView(QueueFacts):
+    """The queue for the page."""
 
-    going: bool
-    trouble: str
     jobs: list[QueuedView]
 
 
@@ -252,6 +246,7 @@ def view(problem: Problem) -> ProblemView:
 def labelled(field: str, text: str) -> ProblemView:
     """A problem for the page from field and sentence, less the help line that stands at the field anyway."""
     known = settings(TrainConfig)
+    field, text = (word.encode("utf8", "replace").decode("utf8") for word in (field, text))  # halves of characters
     if field not in known:
         return {"field": field, "label": field, "text": text[:1].upper() + text[1:]}
     short = text.removesuffix(known[field].help).strip() or text

@@ -54,7 +54,7 @@ def test_files_that_are_none_are_named(checkpoint: Path, tmp_path: Path, capsys:
     words = ["--checkpoint", str(checkpoint), "--prompt", "a", "--strengths", "1", *QUICK]
     words += ["--output", str(tmp_path / "s.png")]
     assert main(["compare", str(file), *words]) == 2
-    assert capsys.readouterr().err.startswith("error: files: cat: ")
+    assert capsys.readouterr().err.startswith("error: files: the file cat: ")
     assert main(["compare", str(file), str(tmp_path / "no such.safetensors"), str(tmp_path), *words]) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("error: files: there is no such file")

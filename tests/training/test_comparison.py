@@ -158,9 +158,9 @@ def test_files_that_are_gone_or_changed_are_named(two):
         painting = compare(model(), wanted(two, (1,)))
         next(painting)
         spoil()
-        with pytest.raises(BadInput, match=f"files: cat {said}"):
+        with pytest.raises(BadInput, match=f"files: the file cat {said}"):
             next(painting)
-    with pytest.raises(BadInput, match="files: no is not there any more"):
+    with pytest.raises(BadInput, match="files: the file no is not there any more"):
         next(compare(model(), wanted([two[1], two[1].with_name("no.safetensors")])))
 
 
@@ -169,7 +169,7 @@ def test_files_of_another_family_or_damaged_are_named(tmp_path):
     damaged = tmp_path / "half.safetensors"
     damaged.write_bytes(other.read_bytes()[:2000])
     for path in (other, damaged):
-        with pytest.raises(BadInput, match=f"files: {path.stem}: "):
+        with pytest.raises(BadInput, match=f"files: the file {path.stem}: "):
             list(compare(model(), wanted([path], (1,))))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import sys
 import time
 
 import pytest
@@ -13,7 +16,7 @@ from starlette.testclient import TestClient
 
 from lora_ext import api
 from lora_ext.api import moving, picking
-from lora_ext.errors import BadInput
+from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.prompt import parse
 
 V1 = "/lora-ext/v1"
@@ -267,3 +270,122 @@ def test_a_file_system_without_second_names_serves_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(moving.os, "link", refuse)
     test_two_picks_at_once_do_not_take_each_others_name(tmp_path)
+
+
+MUCH = [n / 1000 for n in range(1, 500)]
+BAD_SHEETS = (
+    (b"{", ""),
+    (b"[1]", ""),
+    (b'{"files": NaN}', "files"),
+    ({"files": []}, "files"),
+    ({"files": "my cat-step000100.safetensors"}, "files"),
+    ({"files": ["../loras/my cat-step000100.safetensors"]}, "files"),
+    ({"files": ["/etc/passwd.safetensors"]}, "files"),
+    ({"files": ["..\\my cat-step000100.safetensors"]}, "files"),
+    ({"files": ["C:my cat.safetensors"]}, "files"),
+    ({"files": ["gone.safetensors"]}, "files"),
+    ({"files": ["x" * 5000 + ".safetensors"]}, "files"),
+    ({"files": ["nul\0.safetensors"]}, "files"),
+    ({"files": ["\ud83d.safetensors"]}, "files"),
+    ({"files": [1]}, "files"),
+    ({"files": ["big-step000100.safetensors"]}, "files"),
+    ({"files": ["damaged.safetensors"]}, "files"),
+    ({"strengths": [float("nan")]}, "strengths"),
+    ({"strengths": [float("inf")]}, "strengths"),
+    ({"strengths": ["1"]}, "strengths"),
+    ({"strengths": MUCH}, "files"),
+    ({"prompts": []}, "prompts"),
+    ({"prompts": ["x" * 5000]}, "prompts"),
+    ({"prompts": ["a <lora:my cat:1>"]}, "prompts"),
+    ({"seed": 2**40}, "seed"),
+    ({"seed": 10**400}, "seed"),
+    ({"pictures": 1e9}, "pictures"),
+    ({"steps": 0}, "steps"),
+    ({"cfg": "x"}, "cfg"),
+    ({"width": 8192}, "width"),
+    ({"height": 65}, "height"),
+    ({"negative": 5}, "negative"),
+    ({"colour": "red"}, "colour"),
+)
+
+
+def test_what_cannot_be_a_sheet_is_refused_by_field(client, stage):
+    stage.save_run("my cat", (100,))
+    stage.save_run("big", (100,), family="sdxl")
+    (stage.outputs / "damaged.safetensors").write_bytes(b"<html>" * 9)
+    for wrong, field in BAD_SHEETS:
+        body = wrong if isinstance(wrong, bytes) else json.dumps({**wish(["my cat-step000100.safetensors"]), **wrong})
+        answer = client.post(f"{V1}/sheet", content=body)
+        assert answer.status_code == 422, wrong
+        assert field in fields(answer), (wrong, answer.text)
+    assert not stage.script.sheets
+    text = client.post(f"{V1}/sheet", json=wish(["big-step000100.safetensors"])).json()["problems"][0]["text"]
+    assert "big-step000100 was made for SDXL, and the loaded model is SD 1.x" in text
+
+
+def test_halves_of_characters_break_no_answer(client, stage):
+    stage.save_run("my cat", (100,), trigger_words="sks \ud83d", preview_prompt="a \ud83d cat")
+    odd = os.fsencode(stage.outputs) + b"/caf\xe9.safetensors"
+    if sys.platform == "linux":
+        shutil.copy(stage.outputs / "my cat-step000100.safetensors", odd)
+    run = client.get(f"{V1}/saved").json()["runs"][0]
+    assert (run["trigger"], run["prompts"], len(run["files"])) == ("sks ?", ["a ? cat"], 1)
+    body = json.dumps(wish(ids(client), prompts=["half \ud83d"], negative="half \ud83d"))
+    assert client.post(f"{V1}/sheet", content=body).status_code == 202
+    assert until(client, "done")["rows"][0]["prompt"] == "half ?"
+    assert client.get(f"{V1}/sheet.png").status_code == 200
+    picked = client.post(f"{V1}/pick", content=json.dumps({"file": ids(client)[0], "name": "x", "trigger": "\ud83d"}))
+    assert picked.json()["prompt"] == "<lora:x:1> ?"
+
+
+def test_a_sheet_is_refused_while_a_run_trains_and_made_while_it_is_paused(client, stage):
+    stage.save_run("old", (100,))
+    stage.script.hold.clear()
+    stage.service.start(stage.values(output="new", max_steps=500))
+    assert client.post(f"{V1}/sheet", json=wish(ids(client))).status_code == 409
+    assert client.get(f"{V1}/saved").json()["running"] == "new"
+    stage.script.hold.set()
+    stage.service.job.pause()
+    stage.wait("paused")
+    assert client.post(f"{V1}/sheet", json=wish(ids(client, 0))).status_code == 202
+    until(client, "done")
+    taken = pick(client, file="old-step000100.safetensors", name="new")  # the run would write over it at its end
+    assert fields(taken) == ["name"]
+
+
+def test_a_training_that_begins_meanwhile_holds_the_sheet_up(client, stage):
+    stage.save_run("old", (100, 200))
+    stage.script.brush.clear()
+    client.post(f"{V1}/sheet", json=wish(["old-step000100.safetensors"]))
+    stage.script.hold.clear()
+    stage.service.start(stage.values(output="new"))
+    stage.script.brush.set()
+    time.sleep(0.5)
+    held = client.get(f"{V1}/sheet").json()
+    assert (held["state"], held["done"] <= 1) == ("running", True)
+    refused = pick(client, file="old-step000100.safetensors")  # the sheet still needs it
+    assert (refused.status_code, fields(refused)) == (422, ["file"])
+    stage.script.hold.set()
+    stage.wait("done")
+    assert until(client, "done")["done"] == 3
+
+
+def test_a_sheet_that_fails_says_why_and_keeps_what_is_made(client, stage):
+    stage.save_run("my cat", (100,))
+    for spoiled, said in (
+        (
+            BadInput(Problem("files", "my cat is not there any more", fix="Choose again.")),
+            "My cat is not there any more",
+        ),
+        (RuntimeError("the sampler broke"), "RuntimeError: the sampler broke"),
+    ):
+        stage.script.brush.clear()
+        stage.script.spoiled = None
+        client.post(f"{V1}/sheet", json=wish(ids(client)))
+        stage.script.spoiled = spoiled
+        stage.script.brush.set()
+        sheet = until(client, "failed")
+        assert said in sheet["error"]
+        assert len(sheet["rows"]) == 3
+    assert client.get(f"{V1}/sheet.png").status_code == 404
+    assert client.get(f"{V1}/sheet/pictures/0.png").status_code == 404
