@@ -9,14 +9,16 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import nn
 
 from lora_ext.adapters import LoraAdapter, Network
-from lora_ext.layers import LayerName
-from lora_ext.patching import Strengths
+from lora_ext.errors import BadInput
+from lora_ext.layers import Layer, LayerName, LayerTable
+from lora_ext.patching import Strengths, WeightPatcher
 
 ROOM = Path(__file__).resolve().parents[2] / "lora_ext" / "hosts" / "webui"
 
@@ -147,3 +149,59 @@ def test_embeddings_in_a_file_count_by_their_numbers(kept_by) -> None:
     a, b = {"string_to_param.*": torch.zeros(1, 2)}, {"string_to_param.*": torch.ones(1, 2)}
     assert kept_by({}, {}, {"w": a}) == kept_by({}, {}, {"w": {**a}})
     assert kept_by({}, {}, {"w": a}) != kept_by({}, {}, {"w": b}) != kept_by({}, {}, {})
+
+
+@pytest.fixture
+def webui_model(monkeypatch: pytest.MonkeyPatch):
+    """`WebuiModel` without a WebUI: its room's other files, and the host's, are stood in for."""
+    for name in ("modules", "modules.call_queue"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    room = ModuleType("lora_ext.hosts.webui")
+    room.weights = SimpleNamespace(HostModel=object)
+    monkeypatch.setitem(sys.modules, "lora_ext.hosts.webui", room)
+    for name in ("builtin", "job", "picture"):
+        monkeypatch.setitem(sys.modules, f"lora_ext.hosts.webui.{name}", MagicMock())
+    table = tiny_table()
+    tensors = {layer.key: torch.ones(layer.shape, dtype=torch.float16) for layer in table.layers.values()}
+    made = object.__new__(alone("live").WebuiModel)
+    made._model = SimpleNamespace(sd_checkpoint_info=object())
+    made.table, made._tensors, made._versions = table, lambda: tensors, {}
+    made._record = made._seen = made._model.sd_checkpoint_info
+    made.patcher = WeightPatcher(made._tensors, table)
+    return made
+
+
+def tiny_table() -> LayerTable:
+    layers = [Layer(LayerName("unet", path), f"{path}.weight", None, (4, 4), "linear", path) for path in ("a", "b")]
+    return LayerTable("sd1", {layer.name: layer for layer in layers})
+
+
+def of_strength(value: float, layers: LayerTable) -> Network:
+    up, down = torch.full((4, 1), value), torch.ones(1, 4)
+    return Network(str(value), {name: LoraAdapter(down, up, None, 1.0) for name in layers.layers}, identity=str(value))
+
+
+def test_what_a_refusal_puts_back_is_not_taken_for_another_checkpoint(webui_model) -> None:
+    """It writes every weight; W0 must not be lost over that, nor the networks stay in it."""
+    fine, loud = of_strength(0.5, webui_model.table), of_strength(1e6, webui_model.table)
+    weights = webui_model.tensors
+    webui_model.apply({fine: Strengths()})
+    before = {key: tensor.clone() for key, tensor in weights.items()}
+    for wanted in ({loud: Strengths()}, {loud: Strengths(), fine: Strengths()}):
+        with pytest.raises(BadInput, match="float16"):
+            webui_model.apply(wanted)
+        webui_model.apply({fine: Strengths()})
+        assert all(torch.equal(tensor, before[key]) for key, tensor in weights.items())
+    webui_model.apply({})
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in weights.values())
+
+
+def test_another_checkpoint_in_the_same_tensors_is_noticed_after_a_refusal_too(webui_model) -> None:
+    fine, loud = of_strength(0.5, webui_model.table), of_strength(1e6, webui_model.table)
+    webui_model.apply({fine: Strengths()})
+    with pytest.raises(BadInput):
+        webui_model.apply({loud: Strengths()})
+    for tensor in webui_model.tensors.values():
+        tensor.fill_(2.0)
+    webui_model.apply({fine: Strengths()})
+    assert all(bool((tensor == 2.5).all()) for tensor in webui_model.tensors.values())

@@ -86,12 +86,10 @@ class WebuiModel:
     def apply(self, wanted: Mapping[Network, Strengths]) -> ApplyReport:
         """`patcher.apply` for use between pictures: notices first whether the host has loaded other weights."""
         self._notice_reload()
-        report = self.patcher.apply(wanted)
-        live = self.tensors
-        keys = {self.table.layers[name].key for network in wanted for name in network.adapters}
-        self._versions = {key: live[key]._version for key in keys}
-        self._record = self._model.sd_checkpoint_info
-        return report
+        try:
+            return self.patcher.apply(wanted)
+        finally:
+            self._remember()
 
     def fits(self, model: weights.HostModel) -> bool:
         """Whether this still describes `model`: the host loads other checkpoints into it, and may cut blocks away."""
@@ -99,6 +97,13 @@ class WebuiModel:
             self._seen, self._fits = model.sd_checkpoint_info, False
             self._fits = _described(model) == self.architecture
         return self._fits
+
+    def _remember(self) -> None:
+        """After a refusal too: it has put the networks before it back, and writing counts, whoever does it."""
+        live = self.tensors
+        keys = {self.table.layers[name].key for network in self.patcher.state for name in network.adapters}
+        self._versions = {key: live[key]._version for key in keys}
+        self._record = self._model.sd_checkpoint_info
 
     def _notice_reload(self) -> None:
         """The host loads another checkpoint of the same build into the same tensors; their write counters tell."""
