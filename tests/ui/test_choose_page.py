@@ -287,6 +287,7 @@ PROMPTS = {
     "a house,": "a house, <lora:Tom:0.7> ohwx cat",
     "an ohwx cat on a mat": "an ohwx cat on a mat, <lora:Tom:0.7>",
     "a <lora:my cat-step000600:1> b <lora:Tom:0.2:x=1>, ohwx cat": "a <lora:Tom:0.7> b , ohwx cat",
+    "a blohwx cat": "a blohwx cat, <lora:Tom:0.7> ohwx cat",
     "<lora:Tommy:1> ohwx cats": "<lora:Tommy:1> ohwx cats, <lora:Tom:0.7> ohwx cat",
 }
 
