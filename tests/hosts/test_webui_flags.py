@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import webui_folder
 from network_files import write
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from webui_server import Server, apart
 
 CAT = "a photo of a cat"
@@ -22,7 +25,7 @@ def serve(
 ) -> Iterator[Callable[..., Server]]:
     running: list[Server] = []
 
-    def started(flags: str, **more: object) -> Server:
+    def started(flags: str = "", **more: object) -> Server:
         data = tmp_path_factory.mktemp("webui")
         running.append(Server(webui_folder(), webui_python, data, base_checkpoints[:1], flags, **more))
         return running[-1]
@@ -84,6 +87,50 @@ def test_lowvram_is_refused_for_training_and_the_builtin_may_be_off(
     assert job["state"] == "failed" and "--lowvram" in job["problems"][0]["text"]
     assert "missing: there is no LoRA" in server.comments(f"{CAT}<lora:missing:1>")
     assert server.png(CAT) == plain
+
+
+@pytest.mark.parametrize("flags", ["", "--medvram"])
+def test_weights_in_float16(serve: Callable[..., Server], base_checkpoints: list[Path], flags: str) -> None:
+    """`--precision half`, no float32 on the way, see half_on_cpu.py. The host's other ways to float16 weights need
+    CUDA's autocast. Pictures of a random model show each rounding, so that weights are compared."""
+    server = serve(flags, precision="--precision half")
+    before = server.get("/probe/model")
+    assert "torch.float16" in before["dtypes"].values()
+    plain = server.png(CAT)
+    kinds = ("lora", "dora", "lokr")
+    for kind in kinds:
+        write(base_checkpoints[0], kind, server.loras / f"{kind}.safetensors")
+        tagged = f"{CAT}<lora:{kind}:0.8>"
+        assert apart(server.png(tagged), plain) > 8
+        ours = live(server)
+        with server.builtin():
+            server.png(tagged)
+            theirs = live(server)
+        assert max(off(ours[key], theirs[key]) for key in ours) < 2e-3, "more than float16's rounding apart"
+    tags = [f"<lora:{kind}:0.3>" for kind in kinds]
+    together = server.png(CAT + "".join(tags))
+    assert apart(server.png(CAT + "".join(reversed(tags))), together) == 0
+    assert apart(server.png(f"{CAT}<lora:lora:0.2@0,0.8@1:hr=0.4>", **HIRES), server.png(CAT, **HIRES)) > 8
+
+    loud = {
+        key: t * (1e6 if "lora_up" in key else 1) for key, t in load_file(server.loras / "lora.safetensors").items()
+    }
+    save_file(loud, server.loras / "loud.safetensors")
+    both = f"{CAT}<lora:loud:1>{''.join(tags)}"
+    assert "float16" in server.comments(both), "numbers that the weights cannot hold are not told"
+    assert apart(server.png(both), together) == 0
+    assert server.png(CAT) == plain and server.get("/probe/model")["tensors"] == before["tensors"]
+
+
+def live(server: Server) -> dict[str, Tensor]:
+    """The UNet's weights as they are."""
+    place = server.data / "unet.safetensors"
+    server.post(f"/probe/save-unet?place={urllib.parse.quote(str(place))}", {})
+    return load_file(place)
+
+
+def off(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).norm() / other.double().norm().clamp(min=1e-9))
 
 
 def test_weights_in_fp8(serve: Callable[..., Server], base_checkpoints: list[Path]) -> None:

@@ -20,9 +20,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-FLAGS = (
-    "--skip-torch-cuda-test --use-cpu all --no-half --precision full --api --no-download-sd-model --skip-version-check"
-)
+FLAGS = "--skip-torch-cuda-test --use-cpu all --api --no-download-sd-model --skip-version-check"
+FULL = "--no-half --precision full"
 SHIPPED = ("lora_ext", "scripts", "javascript", "localizations", "install.py", "style.css")
 START_SECONDS = 600  # the first start may install packages
 
@@ -38,10 +37,15 @@ class Server:
         checkpoints: list[Path],
         flags: str = "",
         login: str = "",
+        precision: str = FULL,
         **settings: object,
     ) -> None:
-        """`login` is `user:password`, sent with every request; `settings` go into the WebUI's config."""
+        """`login` is `user:password`, sent with every request; `settings` go into the WebUI's config.
+
+        With another `precision` the weights are float16, as on graphics cards.
+        """
         self.data = data
+        self._halves = precision != FULL
         self.log_in(login)
         self.loras = data / "models" / "Lora"
         self.log = data / "server.log"
@@ -50,7 +54,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._lay_out(checkpoints, settings)
-        words = f"{FLAGS} --port {self.port} --server-name 127.0.0.1 {flags}".split()
+        words = f"{FLAGS} {precision} --port {self.port} --server-name 127.0.0.1 {flags}".split()
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(data / "hf"), "OMP_NUM_THREADS": "1"}
         environment |= {"COMMANDLINE_ARGS": "", "GRADIO_TEMP_DIR": str(data / "tmp")}
         with self.log.open("wb") as log:
@@ -69,6 +73,8 @@ class Server:
             shutil.copy(path.with_suffix(".yaml"), models)  # it names the .clip folder by its whole path
         self.copy_extension(ROOT, "lora-ext", SHIPPED)
         self.copy_extension(Path(__file__).parent / "probe", "probe", ("scripts",))
+        if self._halves:
+            self.copy_extension(Path(__file__).parent / "half_on_cpu", "half-on-cpu", ("scripts",))
         settings = {
             "show_progress_type": "Approx cheap",  # the others want a download
             "sd_model_checkpoint": checkpoints[0].name,

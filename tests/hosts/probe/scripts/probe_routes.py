@@ -7,6 +7,7 @@ import hashlib
 import torch
 from fastapi import FastAPI
 from modules import devices, script_callbacks, scripts, sd_hijack, sd_models, sd_models_config, shared
+from safetensors.torch import save_file
 
 seen: dict[str, str] = {"comments": ""}
 PROMPTS = "|||"
@@ -51,6 +52,14 @@ def model_state() -> dict[str, object]:
         "grad_mode": torch.is_grad_enabled(),
         "job": [shared.state.job, shared.state.job_count, shared.state.interrupted],
     }
+
+
+def save_unet(place: str) -> dict[str, int]:
+    """The UNet's weights as they are now, LoRAs in them, by their keys in checkpoints."""
+    model = shared.sd_model.model.diffusion_model
+    tensors = {f"model.diffusion_model.{name}": t.contiguous() for name, t in model.state_dict().items()}
+    save_file(tensors, place)
+    return {"tensors": len(tensors)}
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -186,6 +195,7 @@ def one_config_per_family() -> None:
 
 def routes(_, app: FastAPI) -> None:
     app.add_api_route("/probe/model", model_state, methods=["GET"])
+    app.add_api_route("/probe/save-unet", save_unet, methods=["POST"])
     app.add_api_route("/probe/forwards", forwards, methods=["GET"])
     app.add_api_route("/probe/comments", lambda: seen, methods=["GET"])
     app.add_api_route("/probe/parity", parity, methods=["GET"])
