@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -21,6 +22,9 @@ SECTION_TITLES: Mapping[str, str] = {
     "save": "Saving",
     "preview": "Previews",
 }
+
+QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Button().click)) else {}
+"""No spinner over the fields while a click is answered."""
 
 Fields = dict[str, Component]
 """The input of each setting, by its name."""

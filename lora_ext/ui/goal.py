@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 
 from lora_ext.config import Setting, TrainConfig, settings
-from lora_ext.ui.form import SECTION_TITLES, Fields, lay_settings, silent
+from lora_ext.ui.form import QUIET, SECTION_TITLES, Fields, lay_settings, silent
 from lora_ext.ui.service import Service
 from lora_ext.ui.widgets import hint
 
@@ -69,7 +69,7 @@ def _carrier(fields: Fields) -> None:
     with gr.Row(elem_id="lora_ext_carrier"):
         wanted = silent(gr.Textbox(label="Values to set", elem_id="lora_ext_wanted"))
         take = gr.Button("Set values", elem_id="lora_ext_take")
-    take.click(_setter(fields), inputs=[wanted], outputs=list(fields.values()))
+    take.click(_setter(fields), inputs=[wanted], outputs=list(fields.values()), **QUIET)
 
 
 def _setter(fields: Fields) -> Callable[[str], list[object]]:

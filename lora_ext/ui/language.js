@@ -67,8 +67,9 @@
 
     function attributes(element) {
         for (const name of ATTRIBUTES) {
-            const told = window.localization[element.getAttribute(name)];
-            if (told !== undefined) element.setAttribute(name, told);
+            const now = element.getAttribute(name);
+            const told = window.localization[now];
+            if (told !== undefined && told !== now) element.setAttribute(name, told); // the same again would be seen again
         }
     }
 

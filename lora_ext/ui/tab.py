@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import secrets
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from gradio.components import Component
 
 from lora_ext.errors import BadInput
 from lora_ext.ui import choose, goal, pictures, train
-from lora_ext.ui.form import Fields, silent
+from lora_ext.ui.form import QUIET, Fields, silent
 from lora_ext.ui.panel import panel
 from lora_ext.ui.service import ProblemView, Service, view
 from lora_ext.ui.widgets import raw
@@ -70,10 +69,6 @@ def _tab(name: str, title: str, first: bool) -> str:
         f'<button type="button" role="tab" id="{step}-button" aria-controls="{step}" aria-selected="{chosen}" '
         f'tabindex="{0 if first else -1}">{title}</button>'
     )
-
-
-QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Button().click)) else {}
-"""No spinner over the panel while a click is answered."""
 
 
 def answer(problems: Iterable[ProblemView] = (), error: str = "", said: str = "") -> str:
