@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import urllib.error
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,24 +28,31 @@ RATING = "rating:"
 
 def captioners() -> Captioners:
     """What this host brings, and where its models are kept."""
-    return Captioners((DeepBooru(), HostBlip()), Path(paths.models_path) / "captioners")
+    return Captioners((DEEPBOORU, BLIP), Path(paths.models_path) / "captioners")
 
 
-class _Hosts:
-    """One file in a folder of the host's models; the host knows where it comes from."""
+@dataclass(frozen=True)
+class HostCaptioner:
+    """One file in a folder of the host's models, and the host's own code over it."""
 
     name: str
     label: str
+    kind: Literal["tags", "sentence"]
     folder: str
-    ending: str
+    place: str
+    """Where `file` is fetched from."""
     file: str
-    address: str
     megabytes: int
+    loaded: Callable[[], AbstractContextManager[Describe]]
+
+    @property
+    def address(self) -> str:
+        return f"{self.place}/{self.file}"
 
     def weights(self) -> Weights:
-        place = Path(paths.models_path) / self.folder
+        place, ending = Path(paths.models_path) / self.folder, Path(self.file).suffix
         try:
-            present = any(path.suffix == self.ending for path in place.iterdir())
+            present = any(path.suffix == ending for path in place.iterdir())
         except OSError:
             present = False
         return Weights(present, str(place), self.address, self.megabytes)
@@ -60,25 +68,20 @@ class _Hosts:
             fix = f"Or put {self.address} into {place} by hand."
             raise BadInput(Problem("captioner", what, fix=fix)) from e
 
-
-class DeepBooru(_Hosts):
-    """DeepDanbooru: tags of anime pictures."""
-
-    name, label = "deepbooru", "DeepBooru (WebUI)"
-    folder, ending, file = "torch_deepdanbooru", ".pt", "model-resnet_custom_v3.pt"
-    address = f"https://github.com/AUTOMATIC1111/TorchDeepDanbooru/releases/download/v1/{file}"
-    megabytes = 615
-    kind: Literal["tags"] = "tags"
-
     @contextmanager
     def opened(self) -> Iterator[Describe]:
-        with queue_lock, job("describing pictures"):
-            deepbooru.model.start()
-            unwanted = {word.strip().replace(" ", "_") for word in shared.opts.deepbooru_filter_tags.split(",")}
-            try:
-                yield lambda image: _tags(image, unwanted)
-            finally:
-                deepbooru.model.stop()
+        with queue_lock, job("describing pictures"), self.loaded() as describe:
+            yield describe
+
+
+@contextmanager
+def _deepbooru() -> Iterator[Describe]:
+    deepbooru.model.start()
+    unwanted = {word.strip().replace(" ", "_") for word in shared.opts.deepbooru_filter_tags.split(",")}
+    try:
+        yield lambda image: _tags(image, unwanted)
+    finally:
+        deepbooru.model.stop()
 
 
 def _tags(image: Image.Image, unwanted: set[str]) -> list[Tag]:
@@ -86,35 +89,49 @@ def _tags(image: Image.Image, unwanted: set[str]) -> list[Tag]:
     network = deepbooru.model.model
     with torch.no_grad(), devices.autocast():
         scores = network(torch.from_numpy(pixels).to(devices.device, devices.dtype))[0].float().cpu().tolist()
-    names = [name for name in network.tags]
-    found = [Tag(name, score) for name, score in zip(names, scores, strict=True) if name not in unwanted]
+    found = [Tag(name, score) for name, score in zip(network.tags, scores, strict=True) if name not in unwanted]
     return sorted((tag for tag in found if not tag.name.startswith(RATING)), key=lambda tag: -tag.score)
 
 
-class HostBlip(_Hosts):
-    """The BLIP of the host's "Interrogate CLIP": its sentence without the artists and styles behind it."""
+@contextmanager
+def _blip() -> Iterator[Describe]:
+    """The sentence of the host's "Interrogate CLIP" without the artists and styles behind it."""
+    lowvram.send_everything_to_cpu()
+    devices.torch_gc()
+    host = shared.interrogator
+    if host.blip_model is None:
+        host.blip_model = host.load_blip_model()
+        if not shared.cmd_opts.no_half and not host.running_on_cpu:
+            host.blip_model = host.blip_model.half()
+    before = host.dtype
+    host.blip_model = host.blip_model.to(devices.device_interrogate)
+    host.dtype = next(host.blip_model.parameters()).dtype
+    try:
+        yield lambda image: str(host.generate_caption(image.convert("RGB")))
+    finally:
+        host.dtype = before
+        host.unload()
 
-    name, label = "blip", "BLIP (WebUI)"
-    folder, ending, file = "BLIP", ".pth", "model_base_caption_capfilt_large.pth"
-    address = f"https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/{file}"
-    megabytes = 855
-    kind: Literal["sentence"] = "sentence"
 
-    @contextmanager
-    def opened(self) -> Iterator[Describe]:
-        with queue_lock, job("describing pictures"):
-            lowvram.send_everything_to_cpu()
-            devices.torch_gc()
-            host = shared.interrogator
-            if host.blip_model is None:
-                host.blip_model = host.load_blip_model()
-                if not shared.cmd_opts.no_half and not host.running_on_cpu:
-                    host.blip_model = host.blip_model.half()
-            before = host.dtype
-            host.blip_model = host.blip_model.to(devices.device_interrogate)
-            host.dtype = next(host.blip_model.parameters()).dtype
-            try:
-                yield lambda image: str(host.generate_caption(image.convert("RGB")))
-            finally:
-                host.dtype = before
-                host.unload()
+DEEPBOORU = HostCaptioner(
+    "deepbooru",
+    "DeepBooru (WebUI)",
+    "tags",
+    folder="torch_deepdanbooru",
+    place="https://github.com/AUTOMATIC1111/TorchDeepDanbooru/releases/download/v1",
+    file="model-resnet_custom_v3.pt",
+    megabytes=615,
+    loaded=_deepbooru,
+)
+"""DeepDanbooru: tags of anime pictures."""
+
+BLIP = HostCaptioner(
+    "blip",
+    "BLIP (WebUI)",
+    "sentence",
+    folder="BLIP",
+    place="https://storage.googleapis.com/sfr-vision-language-research/BLIP/models",
+    file="model_base_caption_capfilt_large.pth",
+    megabytes=855,
+    loaded=_blip,
+)
