@@ -47,9 +47,18 @@ def read_kohya(raw: Mapping[str, object], out: Import, form: bool, folder: Path)
     prompts(values, out, folder)
     optimizer(values, out)
     network(values, out)
+    _states(values, out)
     _switched_off(values, out, form)
     _defaults(values, out, form)
     apply_all(KEYS, values, out)
+
+
+def _states(values: dict[str, object], out: Import) -> None:
+    """States are written there with every save; here by steps of their own."""
+    steps = _number(values.get("save_every_n_steps"))
+    if not is_one_of(values.get("save_state"), OFF) and steps >= 1:
+        values.pop("save_state")
+        out.put("save_state", "state_every", int(steps))
 
 
 def _switched_off(values: dict[str, object], out: Import, form: bool) -> None:

@@ -12,6 +12,7 @@ MOST = 12
 """Blocks on the way down, and up, of SD 1.x and 2.x; SDXL has fewer."""
 
 DOWN, MID, UP = "down_lr_weight", "mid_lr_weight", "up_lr_weight"
+HERE = {"rank": "block_rank", "alpha": "layer_rules"}
 ITEM = re.compile(r"(IN|OUT)?(\d\d|MID|BASE)\s*=\s*([0-9.eE+-]+)")
 
 
@@ -47,10 +48,28 @@ def block_rates(values: Mapping[str, object], prefix: str, out: Import) -> None:
 
 
 def block_ranks(value: object, key: str, out: Import) -> None:
-    """`block_dims`: 25 numbers for SD 1.x and 2.x; 23 for SDXL, whose three in the middle are one block here."""
+    """`block_dims` as `block_rank`."""
+    found = _by_block(value, key, out, "rank")
+    if found:
+        out.put(key, "block_rank", " ".join(f"{name}={number:g}" for name, number in found.items()))
+
+
+def block_alphas(value: object, key: str, out: Import) -> None:
+    """`block_alphas` as `layer_rules` for attention and feed-forward; 3x3 convolutions have an alpha of their own."""
+    blocks: dict[float, list[str]] = {}
+    for name, number in _by_block(value, key, out, "alpha").items():
+        if name != "BASE":
+            blocks.setdefault(number, []).append(_path(name))
+    rules = (f"unet:({'|'.join(paths)})\\..*(proj_|transformer_) => alpha={n:g}" for n, paths in blocks.items())
+    if blocks:
+        out.put(key, "layer_rules", " ; ".join(rules))
+
+
+def _by_block(value: object, key: str, out: Import, what: str) -> Mapping[str, float]:
+    """25 numbers for SD 1.x and 2.x; 23 for SDXL, whose three in the middle are one block here."""
     if is_one_of(value, UNSET):
         out.skip(key, "not set")
-        return
+        return {}
     numbers = _numbers(value) or []
     if len(numbers) == 2 * MOST + 1:
         names = [*_names(DOWN), "MID", *_names(UP)]
@@ -58,9 +77,15 @@ def block_ranks(value: object, key: str, out: Import) -> None:
         names = ["BASE", *_names(DOWN)[:9], "MID", *_names(UP)[:9]]
         numbers = [*numbers[:11], *numbers[13:22]]
     else:
-        out.refuse(key, "25 numbers are read, or SDXL's 23 with one rank in the middle; see block_rank")
-        return
-    out.put(key, "block_rank", " ".join(f"{name}={number:g}" for name, number in zip(names, numbers, strict=True)))
+        out.refuse(key, f"25 numbers are read, or SDXL's 23 with one {what} in the middle; see {HERE[what]}")
+        return {}
+    return dict(zip(names, numbers, strict=True))
+
+
+def _path(block: str) -> str:
+    """A regular expression for where the names of a block's layers begin."""
+    way = {"IN": "input_blocks", "OUT": "output_blocks"}.get(block[:-2])
+    return f"{way}\\.{int(block[-2:])}" if way else "middle_block"
 
 
 def as_weights(text: str) -> list[str] | None:

@@ -191,7 +191,7 @@ KEYS: dict[str, Rule] = {
     "save_last_n_steps": Absent("every save is kept"),
     "save_last_n_epochs_state": Absent("the last state and the one before are kept"),
     "save_last_n_steps_state": Absent("the last state and the one before are kept"),
-    "save_state": Absent("states are this trainer's own: see state_every"),
+    "save_state": Absent("with saves by epochs there is no number of steps to save states by; give state_every"),
     "save_state_on_train_end": Absent("states are this trainer's own: see state_every"),
     "save_state_to_huggingface": Absent(_UPLOAD),
     "resume": Absent("states of other trainers cannot be read; start_from takes the LoRA itself"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_ext.config_import.kohya_blocks import DOWN, MID, UP, block_ranks, block_rates
+from lora_ext.config_import.kohya_blocks import DOWN, MID, UP, block_alphas, block_ranks, block_rates
 from lora_ext.config_import.kohya_optimizer import pairs
 from lora_ext.config_import.outcome import Import
 from lora_ext.config_import.rules import OFF, UNSET, Absent, Idle, Refusal, Rule, To, When, apply, is_one_of
@@ -83,7 +83,6 @@ ARGUMENTS: dict[str, Rule] = {
     "loraplus_lr_ratio": To("loraplus_ratio"),
     "loraplus_unet_lr_ratio": To("loraplus_ratio"),
     "loraplus_text_encoder_lr_ratio": Absent("the ratio is one for all"),
-    "block_alphas": Absent("there is one alpha for all blocks; see layer_rules"),
     "conv_block_dims": Absent("convolutions have one rank"),
     "conv_block_alphas": Absent("convolutions have one rank"),
     "bypass_mode": Idle("whichever is quicker is used"),
@@ -115,14 +114,13 @@ FORM = {
     "rescaled": To("oft_rescale"),
     "train_on_input": When("ia3_side", "input"),
     "bypass_mode": ARGUMENTS["bypass_mode"],
-    "block_alphas": ARGUMENTS["block_alphas"],
     "conv_block_dims": ARGUMENTS["conv_block_dims"],
     "conv_block_alphas": ARGUMENTS["conv_block_alphas"],
     "unit": Absent("DyLoRA is not trained here", off=(1, "1", "", None, 0)),
     "enable_block_weights": Idle("shows in the weights of the blocks"),
 }
 
-BLOCKS = (DOWN, MID, UP, "block_lr_zero_threshold", "block_dims")
+BLOCKS = (DOWN, MID, UP, "block_lr_zero_threshold", "block_dims", "block_alphas")
 """Keys and arguments of blocks, which are read together."""
 
 _LYCORIS_ONLY = {"factor", "decompose_both", "constrain", "rescaled", "train_on_input", "use_cp", "use_tucker", "unit"}
@@ -158,6 +156,8 @@ def _blocks(given: dict[str, object], prefix: str, out: Import) -> None:
     block_rates(given, prefix, out)
     if "block_dims" in given:
         block_ranks(given["block_dims"], f"{prefix}block_dims", out)
+    if "block_alphas" in given:
+        block_alphas(given["block_alphas"], f"{prefix}block_alphas", out)
 
 
 def _arguments(key: str, value: object, out: Import) -> None:

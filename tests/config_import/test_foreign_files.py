@@ -11,36 +11,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign import FILES, imported, keys, why
 
 from lora_ext.config import DataConfig, TrainConfig, read, settings
-from lora_ext.config_import import Import, read_foreign
+from lora_ext.config_import import read_foreign
 from lora_ext.config_import.outcome import Everything
 from lora_ext.data import data_sets
+from lora_ext.training.layer_rules import rules
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-FILES = Path(__file__).parent / "files"
-
 KOHYA_FORM = 51
 """Keys that the kohya_ss form of early 2023 saves."""
-
-
-def imported(name: str) -> Import:
-    out = read_foreign(FILES / name)
-    assert out is not None
-    return out
-
-
-def why(out: Import, key: str) -> str:
-    (entry,) = [e for e in (*out.refused, *out.meaningless) if e.key == key]
-    return entry.what
-
-
-def keys(entries) -> list[str]:
-    return [e.key for e in entries]
 
 
 def test_every_key_of_the_form_is_in_exactly_one_list() -> None:
@@ -185,6 +170,9 @@ BLOCKS = [
     ({"network_args": [f"block_dims={','.join(map(str, range(25)))}"]}, "block_rank", SD),
     ({"block_dims": ",".join(["0", *"123456789", "5", "5", "5", *"123456789", "0"])}, "block_rank", XL),
     ({"block_dims": "4,4"}, "block_rank", None),
+    ({"network_args": [f"block_alphas={','.join(['4'] * 3)}"]}, "layer_rules", None),
+    ({"save_state": True, "save_every_n_steps": 50}, "state_every", 50),
+    ({"save_state": True, "save_every_n_steps": 0}, "state_every", None),
 ]
 
 
@@ -196,6 +184,31 @@ def test_numbers_by_block(tmp_path: Path, change: dict, name: str, wanted: str |
     assert out.settings.get(name) == wanted
     assert set(raw | change) <= out.keys()
     assert not any("nobody told" in e.what for e in out.refused)
+
+
+def test_alphas_by_block_reach_their_layers(tmp_path: Path) -> None:
+    raw = json.loads((FILES / "kohya_form.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(raw | {"block_alphas": ",".join(map(str, range(1, 26)))}))
+    text = str(read_foreign(tmp_path / "a.json").settings["layer_rules"])
+    found = {}
+    for layer in (
+        "input_blocks.1.1.proj_in",
+        "input_blocks.1.0.in_layers.2",
+        "input_blocks.11.0.emb_layers.1",
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_q",
+        "middle_block.1.proj_out",
+        "output_blocks.3.1.transformer_blocks.0.ff.net.2",
+    ):
+        rule = next((rule for rule in rules("layer_rules", text) if rule.pattern.search(f"unet:{layer}")), None)
+        found[layer.split(".transformer")[0]] = rule and rule.alpha
+    assert found == {
+        "input_blocks.1.1.proj_in": 2.0,
+        "input_blocks.1.0.in_layers.2": None,
+        "input_blocks.11.0.emb_layers.1": None,
+        "input_blocks.4.1": 5.0,
+        "middle_block.1.proj_out": 13.0,
+        "output_blocks.3.1": 17.0,
+    }
 
 
 def test_sd_scripts_with_its_data_sets() -> None:
@@ -290,102 +303,6 @@ def test_lora_scripts() -> None:
     }
     assert {name: out.settings[name] for name in some} == some
     read(Everything, out.settings)
-
-
-def test_hcp_with_its_bases() -> None:
-    out = imported("hcp.yaml")
-    assert out.origin == "HCP-Diffusion"
-    lines = out.settings.pop("datasets")
-    rules = out.settings.pop("layer_rules").split("; ")
-    attention = r"^unet:.*\.(?:attn\d?)(?:\.|$)"
-    assert out.settings == {
-        "rank": 16,
-        "alpha": 4.0,
-        "learning_rate": 1e-5,
-        "text_encoder_lr": 3e-5,
-        "only_layers": rf"{attention}|^unet:.*\.(?:ff)(?:\.|$)|^te\d:.*\.(?:self_attn)(?:\.|$)",
-        "precision": "fp16",
-        "seed": 114514,
-        "decode_threads": 3,
-        "accumulate": 2,
-        "epochs": 12,
-        "save_every_steps": 100,
-        "optimizer": "lion",
-        "weight_decay": 1e-3,
-        "schedule": "constant",
-        "warmup": 50,
-        "checkpoint": "models/base.safetensors",
-        "caption_tokens": "150",
-        "clip_skip": 2,
-        "batch_size": 4,
-        "buckets": True,
-        "resolution": 768,
-        "images": "owls/",
-        "caption_file": "owls/captions.json",
-        "caption_template": "a photo of sks-owl, [filewords]",
-        "repeats": 3,
-    }
-    assert rules[0] == f"{attention} => rank=16 alpha=4 lr=2e-4"
-    assert rules[2].endswith("rank=2 lr=3e-5 dropout=0.1")
-    _, second = data_sets(read(DataConfig, {"images": "x", "datasets": lines}))
-    assert (second.images, second.resolution) == ("more owls/", 768)
-    assert set(keys(out.refused)) == {"_base_", "train.scale_lr", "train.ghost"}
-    assert "nowhere.yaml" in why_all(out, "_base_")
-    assert "logger" in keys(out.meaningless)
-
-
-def why_all(out: Import, key: str) -> str:
-    return " ".join(e.what for e in out.refused if e.key == key)
-
-
-def test_the_layers_of_hcp_are_our_layers() -> None:
-    """The patterns find what HCP's find in a real table of layers."""
-    import re
-
-    pattern = imported("hcp.yaml").settings["only_layers"]
-    names = [
-        "unet:input_blocks.1.1.transformer_blocks.0.attn2.to_k",
-        "unet:middle_block.1.transformer_blocks.0.ff.net.2",
-        "unet:input_blocks.1.1.proj_in",
-        "te1:text_model.encoder.layers.0.self_attn.q_proj",
-        "te1:text_model.encoder.layers.0.mlp.fc1",
-        "unet:input_blocks.1.0.in_layers.2",
-    ]
-    assert [bool(re.search(pattern, name)) for name in names] == [True, True, False, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("a: [", "not YAML"),
-        ("- 1", "holds no settings"),
-        ("_base_: a.yaml", "builds on itself"),
-        ("a: !!python/object/apply:os.system ['true']", "not YAML"),
-    ],
-)
-def test_bad_yaml_is_said(tmp_path: Path, text: str, said: str) -> None:
-    from lora_ext.errors import BadInput
-
-    (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(BadInput, match=said):
-        read_foreign(tmp_path / "a.yaml")
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("512*768", 393216), ("(1+2)*3//2", 4), ("-2+7/2", 1.5)]
-)  # fmt: skip
-def test_sums(text: str, value: float) -> None:
-    from lora_ext.config_import.hcp_yaml import evaluate
-
-    assert evaluate(text) == value
-
-
-@pytest.mark.parametrize("text", ["__import__('os')", "2**99", "a", "1/0", "[1]", "'a'*9", "(" * 500])
-def test_sums_are_only_sums(text: str) -> None:
-    from lora_ext.config_import.hcp_yaml import evaluate
-
-    with pytest.raises((ValueError, MemoryError)):
-        evaluate(text)
 
 
 def test_concepts() -> None:

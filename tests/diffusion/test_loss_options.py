@@ -200,4 +200,8 @@ def test_options_work_on_the_schedules_device_without_python_numbers(monkeypatch
     monkeypatch.setattr(torch.Tensor, "item", forbidden)
     monkeypatch.setattr(torch.Tensor, "__float__", forbidden)
     recipe = LossRecipe(loss_type="huber", min_snr_gamma=5.0, debiased=True, scale_v_loss=True)
-    diffusion_loss(prediction, target, STEPS, schedule, recipe)
+    found = diffusion_loss(prediction, target, STEPS, schedule, recipe)
+    with pytest.raises(AssertionError, match="read back"):
+        found.item()
+    monkeypatch.undo()
+    assert 0.0 < found.item() < float("inf")
