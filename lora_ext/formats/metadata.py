@@ -50,10 +50,7 @@ def network_metadata(
     `folders` is name -> (repeats, pictures), `tags` folder -> tag -> count, `buckets` (width, height) -> pictures,
     times in seconds since 1970, `resolution` (width, height) in pixels.
     """
-    out = _kohya_core(family, name, rank, alpha, v_prediction)
-    convs = {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"} if conv_rank else {}
-    out["ss_network_module"] = "lycoris.kohya" if algorithm else "networks.lora"
-    out["ss_network_args"] = json.dumps({**(algorithm or {}), **convs})
+    out = _kohya_core(family, name, rank, alpha, v_prediction) | _network(algorithm or {}, conv_rank, conv_alpha)
     facts: dict[str, object | None] = {
         "ss_sd_model_name": checkpoint_name or None,
         "ss_new_sd_model_hash": checkpoint_sha256 or None,
@@ -77,6 +74,15 @@ def network_metadata(
     }
     out |= {key: str(value) for key, value in facts.items() if value is not None}
     return out | _modelspec(family, name, v_prediction, resolution, clip_skip, finished)
+
+
+def _network(algorithm: Mapping[str, str], conv_rank: int, conv_alpha: float) -> dict[str, str]:
+    """Which network it is, and the arguments it was made with."""
+    convs = {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"} if conv_rank else {}
+    return {
+        "ss_network_module": "lycoris.kohya" if algorithm else "networks.lora",
+        "ss_network_args": json.dumps({**algorithm, **convs}),
+    }
 
 
 def _kohya_core(family: Family, name: str, rank: int, alpha: float, v_prediction: bool) -> dict[str, str]:
