@@ -27,6 +27,8 @@ class Settings:
     """Of the subject's pictures, so that they make up half of what is seen."""
     schedule: str = "constant"
     seed: int = 0
+    ours: tuple[tuple[str, str], ...] = ()
+    """Names and values of settings that our side alone has, over all others."""
 
     def config(self, images: Path, output: Path) -> TrainConfig:
         """The project's settings; whatever is not named here is its default."""
@@ -44,13 +46,14 @@ class Settings:
             "schedule": self.schedule,
             "seed": self.seed,
         }
-        return read(TrainConfig, values)
+        return read(TrainConfig, {**values, **dict(self.ours)})
 
     def __str__(self) -> str:
         """In words, for the report."""
         words = f"{self.steps} steps of batch {self.batch_size}, rank {self.rank}, alpha {self.alpha:g}"
         words += f", learning rates {self.learning_rate:g} and {self.text_encoder_lr:g} (text encoder), {self.schedule}"
-        return f"{words}, {COUNT} pictures x {self.repeats} and {self.class_pictures} regularisation pictures"
+        words += f", {COUNT} pictures x {self.repeats} and {self.class_pictures} regularisation pictures"
+        return words + (f"; ours alone: {' '.join('='.join(one) for one in self.ours)}" if self.ours else "")
 
 
 _USUAL = Settings(
@@ -61,6 +64,6 @@ to 1280, and pictures of 64 px; it learns at ten times the learning rate of SD1.
 SETTINGS: Mapping[str, Settings] = {
     "zorbit": replace(_USUAL, steps=800, learning_rate=2e-3, text_encoder_lr=4e-3),
     "hatched": _USUAL,
-    "between": replace(_USUAL, steps=800),
+    "flanked": replace(_USUAL, steps=800),
     "gorp": _USUAL,
 }

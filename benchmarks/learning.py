@@ -3,7 +3,8 @@
 `python -m benchmarks.learning [--json] [--sheet F] [--only zorbit …]`. Four things the base never saw, of
 `demo.subjects`: a character, a style, a concept, an object with class pictures. Each is learnt from 20 pictures by both
 sides, from the same data, settings and seeds, and judged by `demo.detectors` and `demo.judge` on the same prompts and
-noise. Two of our LoRAs are then used together. Ends with 1 when a bar is missed.
+noise. Two of our LoRAs are then used together. Ends with 1 when a bar is missed. `--set kind=loha` (or any settings)
+trains our side otherwise than the peer, which stays a LoRA: whether each kind and precision keeps the bars.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from demo import judge
 from demo.subjects import SUBJECTS, Subject
 from demo.world import Pixels
 from lora_ext.config import CheckpointConfig
+from lora_ext.errors import BadInput
 from lora_ext.hosts.standalone import StandaloneModel
 
 PAIR = ("zorbit", "hatched")
@@ -109,7 +111,12 @@ def main() -> int:
         for what, share in ((PAIR[0], pair.character), (PAIR[1], pair.style), ("both", pair.both)):
             work = f"{' + '.join(PAIR)} at {PAIR_STRENGTH} each: {what} shown"
             rows.append(Row(work, 100 * share, None, "", None, "% (more is better)"))
-    show(rows, torch.device("cpu"), as_json=options.json, notes=[*_notes(learnt, before, exam), *_verdict(missed)])
+    show(
+        rows,
+        torch.device("cpu"),
+        as_json=options.json,
+        notes=[*_notes(learnt, before, exam), *_alone(options), *_verdict(missed)],
+    )
     if options.sheet:
         sheet(list(_sheet_rows(learnt, pair.pictures if pair else []))).save(options.sheet)
     return 1 if missed else 0
@@ -123,14 +130,30 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=50, help="prompts per question (default 50)")
     parser.add_argument("--unrelated", type=int, default=100, help="captions that damage is measured on (default 100)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", type=_pair_of_words,
+        help="settings of our side alone, such as kind=loha precision=bf16 text_encoder_lr=0",
+    )  # fmt: skip
     parser.add_argument("--sheet", type=Path, help="write pictures with and without as one PNG")
-    return parser.parse_args()
+    options = parser.parse_args()
+    try:
+        replace(SETTINGS[options.only[0]], ours=tuple(options.set)).config(Path("x"), Path("x"))
+    except BadInput as e:
+        parser.error(str(e))
+    return options
+
+
+def _pair_of_words(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return name, value
 
 
 def _learn(
     model: StandaloneModel, modules: Modules, subject: Subject, exam: Exam, options: argparse.Namespace, folder: Path
 ) -> Learnt:
-    settings = SETTINGS[subject.name]
+    settings = replace(SETTINGS[subject.name], ours=tuple(options.set))
     _tell(f"{subject.name}: {settings}")
     images = write_pictures(subject, settings, folder / subject.name)
     without, pictures = ask_without(modules, subject, exam)
@@ -181,6 +204,11 @@ def _notes(learnt: Sequence[Learnt], before: dict[str, float], exam: Exam) -> It
             f"{one.subject.name}: {SETTINGS[one.subject.name]}; our drops in points: {drops}; the two sides' losses "
             f"differ by at most {apart:.1e} in any step"
         )
+
+
+def _alone(options: argparse.Namespace) -> Iterator[str]:
+    if options.set:
+        yield f"our side alone was trained with {' '.join('='.join(one) for one in options.set)}"
 
 
 def _verdict(missed: Sequence[str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.step [--json] [--size sd15] [--device cuda] [--precision bf16] …`. Each side lives in a process of
 its own, so that its memory is its own; the two take their steps alternately, and medians are shown. A step is: noise,
-prediction, loss, backward, clipping, AdamW, zeroed gradients. Both sides train rank-32 factors of the 192 layers of
-SD1.5 that kohya trains, over the same frozen weights in the same precision.
+prediction, loss, backward, clipping, AdamW, zeroed gradients. Both sides train rank-32 factors of the layers that kohya
+trains (192 of SD1.5, 722 of SDXL), over the same frozen weights in the same precision. What each of our options costs
+is told by `benchmarks.step_options`, and whether data keeps a step waiting by `benchmarks.data`.
 
 The limit is the step's floating-point work, counted by torch, at the rate of this machine's best matrix product.
 """
@@ -13,38 +14,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.apply import SD15
 from benchmarks.report import Row, show
-from lora_ext.config import TrainConfig, read
-from lora_ext.diffusion import NoiseSchedule
-from lora_ext.model import Architecture, Conditioning, build_unet, checkpoint_gradients, default_targets, layer_table
-from lora_ext.model.unet_parts import unet_parts
-from lora_ext.training.learner import Learner
-from lora_ext.training.material import Batch
-from lora_ext.training.optimizer import Stepper
-from lora_ext.training.precision import DTYPES, Arithmetic
-
-RANK = 32
-SMALL = replace(SD15, unet=replace(SD15.unet, channels=(160, 320, 640, 640)))
-SIZES = {"small": (SMALL, 256), "sd15": (SD15, 512)}  # model, pixels per side
-
-Step = Callable[[], None]
+from benchmarks.step_model import RANK, SIZES, Step, Work, our_step, timed, weights
+from lora_ext.model import (
+    Conditioning,
+    added_conditioning,
+    build_unet,
+    checkpoint_gradients,
+    default_targets,
+    layer_table,
+)
+from lora_ext.training.precision import DTYPES
 
 
 def main() -> None:
@@ -61,7 +53,12 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--size", choices=SIZES, default="small", help="small: SD1.5 at half width, 256 px")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="small: SD1.5 at half width, small-sdxl: SDXL at a fifth, both 256 px; the others are the real ones",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of the frozen weights and the arithmetic")
     parser.add_argument("--batch", type=int, default=1, help="pictures per step")
@@ -126,11 +123,12 @@ class _Side:
 def _worker(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     torch.manual_seed(0)
-    step = {"ours": _ours, "peer": _peer}[options.side](options, device)
+    work = Work(options.size, options.precision, options.batch, device)
+    step = {"ours": _ours, "peer": _peer}[options.side](work, options.checkpointing)
     step()  # the optimizer's state and every kernel's workspace exist from here on
     _forget_peak(device)
     answers = {
-        "step": partial(_timed, device, step),
+        "step": partial(timed, device, step),
         "memory": partial(_peak_bytes, device),
         "flops": partial(_flops, step),
     }
@@ -138,34 +136,21 @@ def _worker(options: argparse.Namespace) -> None:
         print(json.dumps(answers[line.strip()]()), flush=True)
 
 
-def _ours(options: argparse.Namespace, device: torch.device) -> Step:
-    arch, pixels = SIZES[options.size]
-    values = {"images": "-", "output": "-", "rank": RANK, "alpha": RANK / 2, "checkpointing": options.checkpointing}
-    config = read(TrainConfig, values)
-    arithmetic = Arithmetic.choose(options.precision, device)
-    learner = Learner(_Model(arch, options.precision, device), _Nowhere(), config, arithmetic)  # type: ignore[arg-type]
-    stepper = Stepper(learner.groups(), config.optim, device, arithmetic.scales_loss)
-    latents, context = _batch(arch, pixels, options, device)
-    batch = Batch(latents, Conditioning(context, None), torch.zeros(len(latents), 6))
-
-    def step() -> None:
-        stepper.backward(learner.loss(batch))
-        stepper.step(1.0)
-
-    return step
+def _ours(work: Work, checkpointing: bool) -> Step:
+    return our_step(work, work.live(), {"checkpointing": checkpointing})
 
 
-def _peer(options: argparse.Namespace, device: torch.device) -> Step:
+def _peer(work: Work, checkpointing: bool) -> Step:
     """As diffusers' own script for text-to-image LoRAs does it, without its logging."""
     from diffusers import DDPMScheduler  # noqa: PLC0415 - each side imports what it needs, its memory is measured
     from peft import LoraConfig  # noqa: PLC0415
 
-    arch, pixels = SIZES[options.size]
+    arch, device, precision = work.model, work.device, work.precision
     table = layer_table(arch)
-    unet = build_unet(arch, _tensors(arch, options.precision, device))
+    unet = build_unet(arch, weights(arch, precision, device))
     targets = [layer.module for layer in default_targets(table, conv=False) if layer.name.component == "unet"]
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK // 2, init_lora_weights=True, target_modules=targets))
-    if options.checkpointing:
+    if checkpointing:
         checkpoint_gradients(unet)
     trained = [p for p in unet.parameters() if p.requires_grad]
     for parameter in trained:
@@ -173,16 +158,19 @@ def _peer(options: argparse.Namespace, device: torch.device) -> Step:
     cuda = device.type == "cuda"
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=cuda or None)
     make = torch.amp.GradScaler if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler
-    scaler = make(enabled=cuda and options.precision == "fp16")
+    scaler = make(enabled=cuda and precision == "fp16")
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    latents, context = _batch(arch, pixels, options, device)
+    given = work.given()
+    latents, text = given.latents, given.text
+    assert isinstance(text, Conditioning)
+    added = added_conditioning(arch, text.pooled, given.sizes)
 
     def step() -> None:
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (len(latents),), device=device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        with _autocast(options.precision, device):
-            predicted = unet(noisy, timesteps, context, return_dict=False)[0]
+        with _autocast(precision, device):
+            predicted = unet(noisy, timesteps, text.context, added_cond_kwargs=added, return_dict=False)[0]
         loss = functional.mse_loss(predicted.float(), noise.float())
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -194,53 +182,10 @@ def _peer(options: argparse.Namespace, device: torch.device) -> Step:
     return step
 
 
-class _Model:
-    """As much of a `LiveModel` as a step needs."""
-
-    def __init__(self, arch: Architecture, precision: str, device: torch.device) -> None:
-        self.architecture, self.device = arch, device
-        self.table = layer_table(arch)
-        self.tensors = _tensors(arch, precision, device)
-        self.alphas_cumprod = NoiseSchedule.default().alphas_cumprod
-
-
-class _Nowhere:
-    """A session whose parts are all where they should be."""
-
-    def place(self, *parts: str) -> None:
-        """Nothing to move."""
-
-
-def _tensors(arch: Architecture, precision: str, device: torch.device) -> dict[str, Tensor]:
-    """Random weights of the UNet by checkpoint key, each near what keeps its layer's output as large as its input."""
-    made: dict[str, Tensor] = {}
-    for part in unet_parts(arch.unet):
-        wide = math.prod(part.shape[1:])
-        weight = torch.ones(part.shape) if part.op == "norm" else torch.randn(part.shape) * wide**-0.5
-        made[part.key] = weight.to(device, DTYPES[precision])
-        if part.bias:
-            made[part.bias] = torch.zeros(part.shape[0], device=device, dtype=DTYPES[precision])
-    return made
-
-
-def _batch(arch: Architecture, pixels: int, options: argparse.Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
-    latents = torch.randn(options.batch, 4, pixels // 8, pixels // 8, device=device)
-    context = torch.randn(options.batch, 77, arch.unet.context_dim, device=device, dtype=DTYPES[options.precision])
-    return latents, context
-
-
 @contextlib.contextmanager
 def _autocast(precision: str, device: torch.device) -> Iterator[None]:
     with torch.autocast(device.type, DTYPES[precision]) if precision != "fp32" else contextlib.nullcontext():
         yield
-
-
-def _timed(device: torch.device, work: Step) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
 
 
 def _flops(step: Step) -> float:
@@ -255,7 +200,7 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
     """FLOP/s of the best of several large matrix products in the step's precision."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
-    best = min(_timed(device, lambda: torch.mm(a, b)) for _ in range(10))
+    best = min(timed(device, lambda: torch.mm(a, b)) for _ in range(10))
     return 2 * size**3 / best
 
 
@@ -276,11 +221,6 @@ def _peak_bytes(device: torch.device) -> float:
             return next(float(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except OSError:
         return 0.0
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peer_name() -> str:
