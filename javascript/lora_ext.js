@@ -505,7 +505,7 @@
         const place = slot("saved");
         const last = job.saved[job.saved.length - 1];
         const sign = JSON.stringify([job.run, last]);
-        if (!place || (drawn.saved === sign && place.childElementCount === (last ? 2 : 0))) return;
+        if (!place || (drawn.saved === sign && Boolean(place.childElementCount) === Boolean(last))) return;
         drawn.saved = sign;
         place.replaceChildren();
         if (!last) return;
@@ -516,6 +516,17 @@
             make("code", "", `<lora:${last.name}:0.7>`),
         );
         place.append(use, make("p", "lora-ext-path", last.path));
+        if (last.final && job.saved.length > 1) place.append(chooser());
+    }
+
+    function chooser() {
+        const button = make("button", "lora-ext-button", t("Which one is the best?"));
+        button.type = "button";
+        button.addEventListener("click", () => {
+            openStep(STEPS[3]);
+            find(`#${step}-button`)?.focus();
+        });
+        return button;
     }
 
     function drawNotices(job) {

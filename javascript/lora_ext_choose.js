@@ -209,7 +209,8 @@
     function suggest() {
         const run = current();
         const side = SIZES[run.family] ?? 512;
-        for (const [name, value] of Object.entries({...PLAIN, width: side, height: side})) input(name).value = value;
+        const [width, height] = run.size ?? [side, side];
+        for (const [name, value] of Object.entries({...PLAIN, width, height})) input(name).value = value;
         input("prompts").value = run.prompts.length ? run.prompts.join("\n") : run.trigger;
         const own = typeof run.strength === "number" && run.strength > 0 ? [run.strength] : [];
         const all = [...new Set([...STRENGTHS, ...own])].sort((a, b) => a - b);

@@ -112,14 +112,15 @@ def view_of(run: SavedRun, folder: Path) -> RunView:
     """A run for the page, with the losses that its log has."""
     losses = _losses(run, folder)
     last = max((file.origin for file in run.files), key=lambda origin: origin.saved)
-    prompts, strength = _previews(last.settings)
+    wishes = _previews(last.settings)
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.saved))
     return {
         "name": run.name if run.newest else f"{run.name} ({day})",
         "family": last.family,
         "trigger": _text(last.settings, "trigger_words") or _text(last.settings, "concept"),
-        "prompts": prompts,
-        "strength": strength,
+        "prompts": list(dict.fromkeys(_whole(wish.preview_prompt) for wish in wishes)),
+        "strength": wishes[0].preview_strength if wishes else None,
+        "size": _size(wishes, last.settings),
         "files": [_file_view(file, losses) for file in run.files],
     }
 
@@ -227,15 +228,21 @@ def _logged(path: Path) -> dict[int, float]:
     return found
 
 
-def _previews(known: Mapping[str, object]) -> tuple[list[str], float | None]:
-    """Prompts of the run's previews, and their strength."""
+def _previews(known: Mapping[str, object]) -> Sequence[PreviewConfig]:
+    """What the run's previews were to be."""
     own = {name: known[name] for name in settings(PreviewConfig) if name in known}
     try:
-        wishes = preview_wishes(read(PreviewConfig, own))
+        return preview_wishes(read(PreviewConfig, own))
     except BadInput:
-        return [], None
-    prompts: Sequence[str] = list(dict.fromkeys(_whole(wish.preview_prompt) for wish in wishes))
-    return [*prompts], wishes[0].preview_strength if wishes else None
+        return []
+
+
+def _size(wishes: Sequence[PreviewConfig], known: Mapping[str, object]) -> list[int] | None:
+    """Width and height in pixels of the run's first preview, else the side it was trained at; None if unknown."""
+    if wishes:
+        return [wishes[0].preview_width, wishes[0].preview_height]
+    side = known.get("resolution")
+    return [side, side] if isinstance(side, int) and not isinstance(side, bool) and side > 0 else None
 
 
 def _text(known: Mapping[str, object], name: str) -> str:

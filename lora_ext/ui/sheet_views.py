@@ -25,7 +25,8 @@ class SavedFileView(TypedDict):
 class RunView(TypedDict):
     """A run by what it saved. `trigger`: the words that call what it learnt; `prompts` those of its previews.
 
-    `strength` is the one its previews were made with, None when they are not known.
+    `strength` is the one its previews were made with, `size` their width and height in pixels, or the side that was
+    trained; None when they are not known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RunView(TypedDict):
     trigger: str
     prompts: list[str]
     strength: float | None
+    size: list[int] | None
     files: list[SavedFileView]
 
 

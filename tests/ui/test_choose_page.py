@@ -26,11 +26,11 @@ def saved(run, n, loss):
 
 def run(name, losses, **more):
     files = [saved(name, 100 * (n + 1), loss) for n, loss in enumerate(losses)]
-    known = {"name": name, "family": "sd1", "trigger": "ohwx cat", "prompts": ["a photo of ohwx cat"], "strength": None}
-    return {**known, "files": [*files, saved(name, None, None)], **more}
+    known = {"name": name, "family": "sd1", "trigger": "ohwx cat", "prompts": ["a photo of ohwx cat"]}
+    return {**known, "strength": None, "size": None, "files": [*files, saved(name, None, None)], **more}
 
 
-CAT = run("my cat", [0.151, 0.132, 0.121, 0.118, 0.117, 0.114, 0.119, 0.127])
+CAT = run("my cat", [0.151, 0.132, 0.121, 0.118, 0.117, 0.114, 0.119, 0.127], size=[640, 384])
 OLD = run("old", [], family="sdxl", trigger="", prompts=[], strength=0.6)
 
 
@@ -181,7 +181,7 @@ def test_what_is_picked_beforehand_makes_sense(choosing, back):
     assert len(ticked(page, "files")) == 5
     assert {"my cat", "my cat-step000100", "my cat-step000600"} <= set(ticked(page, "files"))
     expect(entry(page, "prompts")).to_have_value("a photo of ohwx cat")
-    expect(entry(page, "width")).to_have_value("512")
+    expect(entry(page, "width")).to_have_value("640")
     expect(part(page, "count")).to_contain_text("Pictures to make: 11.")
     page.get_by_role("checkbox", name="0.7").uncheck()
     expect(part(page, "count")).to_contain_text("Pictures to make: 6.")
@@ -202,7 +202,7 @@ def test_the_sheet_fills_in_and_is_found_again(choosing, back):
     expect(part(page, "state")).to_have_text("Picture 1 of 11…")
     assert back.wishes[0] | {"files": []} == {
         "files": [], "strengths": [0, 0.7, 1], "prompts": ["a photo of ohwx cat"], "negative": "",
-        "seed": 1, "pictures": 1, "steps": 20, "cfg": 7, "width": 512, "height": 512,
+        "seed": 1, "pictures": 1, "steps": 20, "cfg": 7, "width": 640, "height": 384,
     }  # fmt: skip
     heads = page.locator(".lora-ext-sheet thead th")
     expect(heads).to_have_count(5)

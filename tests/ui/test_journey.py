@@ -80,7 +80,8 @@ def see_the_run_from_everywhere(page):
 
 
 def compare_what_was_saved(page):
-    step(page, "choose")
+    slot(page, "saved").get_by_role("button", name="Which one is the best?").click()
+    expect(page.locator("#lora_ext_step_choose-button")).to_be_focused()
     expect(entry(page, "run")).to_have_value(CHARACTER)
     expect(choose_part(page, "files").locator("li")).to_have_count(2)  # the last step is the finished file
     expect(entry(page, "prompts")).to_have_value(PROMPT)

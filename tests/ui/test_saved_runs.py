@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
+
 from lora_ext.api.saved_runs import SavedRuns, view_of
 
 
@@ -43,6 +45,15 @@ def test_a_run_in_the_place_of_another_is_another(stage):
     assert losses(stage, 0) == {100: 0.5, 200: 0.4}
     assert losses(stage, 1) == {200: None, 300: None}
     assert view_of(SavedRuns().look(stage.outputs)[1], stage.outputs)["name"].startswith("cat (20")
+
+
+@pytest.mark.parametrize(("values", "size"), [
+    ({"resolution": 384}, [384, 384]),
+    ({"resolution": 384, "preview_prompt": "a cat", "preview_width": 640, "preview_height": 320}, [640, 320]),
+])  # fmt: skip
+def test_a_sheet_is_as_large_as_the_previews_or_what_was_trained(stage, values, size):
+    stage.save_run("cat", **values)
+    assert view_of(SavedRuns().look(stage.outputs)[0], stage.outputs)["size"] == size
 
 
 def test_names_with_a_dot_are_whole(stage):
