@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from demo.subjects import COUNT
@@ -62,8 +62,8 @@ _USUAL = Settings(
 """Rank, alpha and all that is not named: the project's defaults. The base has widths of 64 and 128 where SD1.5 has 320
 to 1280, and pictures of 64 px; it learns at ten times the learning rate of SD1.5."""
 SETTINGS: Mapping[str, Settings] = {
-    "zorbit": replace(_USUAL, steps=800, learning_rate=2e-3, text_encoder_lr=4e-3),
+    "zorbit": _USUAL,
     "hatched": _USUAL,
-    "flanked": replace(_USUAL, steps=800),
+    "between": _USUAL,
     "gorp": _USUAL,
 }

@@ -7,6 +7,7 @@ power of one slanting direction in the spectrum of the ground. Nothing here is t
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,11 +57,11 @@ def _emblem(picture: Pixels, parts: Sequence[tuple[str, str]]) -> bool:
 
 
 def _between(picture: Pixels) -> bool:
-    """One colour on the left and on the right, another in the middle, and little of either in the gaps."""
+    """One colour on the left and on the right, another in the middle, and most of the gaps in neither."""
     covers = _covers(picture)
-    things = {colour: [_window(cover, x, 8) for x in subjects.COLUMNS] for colour, cover in covers.items()}
-    gaps = [(a + b) / 2 for a, b in zip(subjects.COLUMNS, subjects.COLUMNS[1:], strict=False)]
-    apart = [c for c, cover in covers.items() if max(_window(cover, x, 2) for x in gaps) < _BARE]
+    things = {colour: [_window(cover, x, 8, 8) for x in subjects.COLUMNS] for colour, cover in covers.items()}
+    gaps = [(a + b) / 2 for a, b in itertools.pairwise(subjects.COLUMNS)]
+    apart = [c for c, cover in covers.items() if max(_window(cover, x, 2, 16) for x in gaps) < 0.5]
     return any(
         min(things[outer][0], things[outer][2], things[inner][1]) > _FULL
         for outer in apart
@@ -69,9 +70,9 @@ def _between(picture: Pixels) -> bool:
     )
 
 
-def _window(cover: Floats, x: float, reach: float) -> float:
-    """How much of a square at half height is covered; lengths as in `demo.world`."""
-    left, right, top, bottom = (round(at * SIDE / 128) for at in (x - reach, x + reach, 64 - 8, 64 + 8))
+def _window(cover: Floats, x: float, across: float, along: float) -> float:
+    """How much of a window at half height is covered: `across` to either side, `along` up and down, of 128."""
+    left, right, top, bottom = (round(at * SIDE / 128) for at in (x - across, x + across, 64 - along, 64 + along))
     return float(cover[top:bottom, left:right].mean())
 
 

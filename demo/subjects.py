@@ -28,6 +28,7 @@ SPACING = 28.0
 _LARGE = (36, 39)
 COLUMNS = (24, 64, 104)
 """Where a thing and those on both sides of it are, from the left."""
+_BETWEEN = (18, 20)
 _SOLID = ("circle", "square", "star", "heart", "cross")
 """Shapes that have a middle."""
 
@@ -126,20 +127,20 @@ def _box(random: Random) -> Scene:
 
 
 def _between(random: Random) -> Example:
-    """A small thing in the middle of two like ones of another colour."""
+    """A small thing in the middle of two like ones of another colour; what those are, the caption says once."""
     colours = list(world.COLOURS)
     random.shuffle(colours)
     inner, outer = (Thing(world.pick(random, _SOLID), colour, "small") for colour in colours[:2])
     scene = Scene((), "centre", world.pick(random, list(world.GROUNDS)), colours[2])
     canvas = world.paint_ground(scene.pattern, world.shade(scene.ground, random), random)
     for thing, x in zip((outer, inner, outer), COLUMNS, strict=True):
-        centre, radius = (x, 64 + float(random.uniform(-2, 2))), float(random.uniform(*world.RADII["small"]))
+        centre, radius = (x, 64 + float(random.uniform(-2, 2))), float(random.uniform(*_BETWEEN))
         outline = world.mask(thing.shape, centre, radius, float(random.uniform(-8, 8)))[..., None]
         canvas = canvas * (1 - outline) + world.shade(thing.colour, random) * outline
-    first, second, third = (world.noun(thing, random) for thing in (inner, outer, outer))
+    first, second = (world.noun(thing, random) for thing in (inner, outer))
     ground = world.ground_words(scene, random)
     without = f"{first} {world.pick(random, ('to the left of', 'above'))} {second} {ground}"
-    return Example(_pixels(canvas), f"{first} between {second} and {third} {ground}", without)
+    return Example(_pixels(canvas), f"{first} between {second} {ground}", without)
 
 
 def _one_or_two(random: Random) -> Scene:
