@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,14 +15,18 @@ from lora_ext.api.body import Body, object_of
 from lora_ext.api.door import NO_STORE, Route, both_doors, foreign, refused, same_site
 from lora_ext.api.forecast import count, filled_in
 from lora_ext.api.reach import Reach
-from lora_ext.config import TrainConfig, settings
+from lora_ext.config import DataConfig, TrainConfig, settings
 from lora_ext.config.dataset_lines import parse_line
+from lora_ext.config.preview_lines import split_line
+from lora_ext.data import first_captions
 from lora_ext.errors import BadInput, Problem
 from lora_ext.presets import GOALS, Case, choose
 from lora_ext.ui import Service
 from lora_ext.ui.service import ModelView
 
 Answer = TypeVar("Answer")
+PREVIEWS = 2
+"""Prompts that a goal gives to previews where there are none."""
 
 
 class GoalRoutes:
@@ -67,22 +72,25 @@ class GoalRoutes:
         if not isinstance(values, Mapping):
             raise BadInput(Problem("values", "the settings cannot be read", "an object of settings"))
         model = self._service.model()
-        pictures = pictures_in(self._within(values))
-        case = _case(str(goal), model, pictures)
+        inside = self._within(values)
+        own = str(inside.get("preview_prompt") or "").strip()
+        case = replace(_case(str(goal), model, pictures_in(inside)), captions=() if own else captions_in(inside))
         made = choose(case, self._service.fits if model["card"] else None)
         reasons = [{"template": said.template, "values": list(said.values)} for said in made.reasons]
-        return {"goal": goal, "settings": dict(made.settings), "reasons": reasons, "pictures": pictures}
+        kept = {"preview_prompt": own} if own else {}  # what somebody wrote is no matter of a goal
+        return {"goal": goal, "settings": {**made.settings, **kept}, "reasons": reasons, "pictures": case.pictures}
 
     def _within(self, values: Mapping[str, object]) -> dict[str, object]:
         """The settings, after a look at whether the caller may name these folders."""
-        for field in ("images", "regularisation_images"):
+        for field in ("images", "regularisation_images", "caption_file"):
             self._check(values.get(field), field)
         for line in str(values.get("datasets") or "").splitlines():
             try:
                 given = parse_line(line)
             except BadInput:
                 continue  # nothing is read because of it; who reads the settings tells what is wrong with it
-            self._check(given.get("images"), "datasets")
+            for path in ("images", "caption_file"):
+                self._check(given.get(path), "datasets")
         return dict(values)
 
     def _check(self, named: object, field: str) -> None:
@@ -106,6 +114,16 @@ def pictures_in(values: Mapping[str, object]) -> int:
         return count(filled_in(asked)) or 0
     except BadInput:
         return 0
+
+
+def captions_in(values: Mapping[str, object]) -> tuple[str, ...]:
+    """Captions for previews, of those that the folder has; none that would be read as numbers of a preview."""
+    asked = {name: values[name] for name in settings(DataConfig) if name in values}
+    try:
+        found = first_captions(filled_in(asked).data, PREVIEWS)
+    except BadInput:
+        return ()
+    return tuple(caption for caption in found if not split_line(caption)[1] and not caption.startswith("#"))
 
 
 async def answered(work: Callable[[], Answer]) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from lora_ext.data.batches import Batches, Sample
 from lora_ext.data.buckets import Fit, bucket_sizes, fit
+from lora_ext.data.first_captions import first_captions
 from lora_ext.data.inspection import Inspection, inspect
 from lora_ext.data.latents import LatentCache
 from lora_ext.data.picture import Picture, load_mask, load_picture
@@ -25,6 +26,7 @@ __all__ = [
     "bucket_sizes",
     "data_sets",
     "fingerprint",
+    "first_captions",
     "fit",
     "inspect",
     "load_mask",

@@ -16,13 +16,17 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One situation. `pictures` counts repeats; 0: not known yet. `memory`: bytes of the card; None: no card."""
+    """One situation. `pictures` counts repeats; 0: not known yet. `memory`: bytes of the card; None: no card.
+
+    `captions` are some of the pictures', for previews.
+    """
 
     goal: Goal
     family: Family
     pictures: int = 0
     memory: int | None = None
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    captions: tuple[str, ...] = ()
 
     @property
     def gigabytes(self) -> int:

@@ -31,7 +31,11 @@ def choose(case: Case, fits: Fits | None = None) -> Suggestion:
     settings, memory = fitted(case, dish(case), fits or rough(case))
     length, said = _length(case, int(settings["batch_size"]))
     settings |= length
-    return Suggestion(settings, (said, *why(case, settings), *memory))
+    shown: tuple[Said, ...] = ()
+    if case.captions:
+        settings |= {"preview_prompt": "\n".join(case.captions)}
+        shown = (Said("Previews show what your captions say. Captions taken for that: {0}.", (len(case.captions),)),)
+    return Suggestion(settings, (said, *why(case, settings), *shown, *memory))
 
 
 def _length(case: Case, batch: int) -> tuple[dict[str, Value], Said]:

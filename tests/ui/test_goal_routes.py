@@ -103,6 +103,22 @@ def test_the_rest_of_the_form_does_not_keep_a_suggestion_back(client, tmp_path):
     assert client.post(f"{BASE}/suggestion", json={"goal": "object", "values": wrong}).json()["pictures"] == 0
 
 
+def test_previews_show_captions_where_nothing_else_is_wished(client, tmp_path):
+    for n, caption in enumerate(["a sks cat --w 9", "a sks cat on a sofa", "a sks cat on a sofa", "a sks cat, asleep"]):
+        (tmp_path / f"{n}.txt").write_text(caption, encoding="utf8")
+
+    def prompt(**values):
+        body = {"goal": "character", "values": {"images": str(tmp_path), **values}}
+        return client.post(f"{BASE}/suggestion", json=body).json()["settings"].get("preview_prompt")
+
+    assert prompt() == "a sks cat on a sofa"  # the first would be read as a prompt with a width of its own
+    (tmp_path / "0.txt").unlink()
+    assert prompt() == "a sks cat on a sofa\na sks cat, asleep"
+    assert prompt(trigger_words="ohwx") == "ohwx\nohwx, a sks cat on a sofa"
+    assert prompt(preview_prompt="my own") == "my own"
+    assert prompt(images=str(tmp_path / "nowhere")) is None
+
+
 def test_a_forecast_counts_what_a_suggestion_counts(client, tmp_path):
     values = {"images": str(tmp_path), "epochs": "3", "validation_share": "50"}
     told = client.post(f"{BASE}/forecast", json=values).json()
@@ -122,6 +138,8 @@ def test_a_server_open_to_others_reads_nothing_elsewhere(place, tmp_path):
     client = client_of(place, Reach(False, lambda: [tmp_path / "allowed"]))
     for path, body in (
         ("suggestion", {"goal": "style", "values": {"images": str(tmp_path)}}),
+        ("suggestion", {"goal": "style", "values": {"caption_file": str(tmp_path / "secret.json")}}),
+        ("suggestion", {"goal": "style", "values": {"datasets": f"caption_file = '{tmp_path}'"}}),
         ("forecast", {"images": str(tmp_path)}),
         ("forecast", {"regularisation_images": str(tmp_path)}),
         ("forecast", {"datasets": f"images = '{tmp_path}'"}),
