@@ -143,7 +143,7 @@
     const watchers = [];
     const onJob = (callback) => watchers.push(callback);
 
-    window.loraExt = {key, get, send, page, make, t, said, onTab, openStep, onJob, smooth, rate, busy, confirmed};
+    window.loraExt = {key, get, send, page, make, t, said, onTab, openStep, onJob, smooth, rate, duration, busy, confirmed};
 
     // ---- asking -----------------------------------------------------------------------------------------------
 

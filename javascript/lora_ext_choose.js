@@ -49,12 +49,7 @@
 
     const named = (file) => file.label !== "final" && !/^(step|epoch) \d+$/.test(file.label);
 
-    function duration(seconds) {
-        const s = Math.max(1, Math.round(seconds));
-        const [hours, minutes] = [Math.floor(s / 3600), Math.floor((s % 3600) / 60)];
-        if (hours) return t("{0} h {1} min", hours, String(minutes).padStart(2, "0"));
-        return minutes ? t("{0} min {1} s", minutes, String(s % 60).padStart(2, "0")) : t("{0} s", s);
-    }
+    const duration = (seconds) => window.loraExt.duration(Math.max(1, seconds));
 
     // Among the lowest ones the first.
     function lowest(files) {
