@@ -165,7 +165,8 @@ def test_no_key_matches(tmp_path):
 
 
 def test_a_checkpoint_is_no_network(tmp_path):
-    refused(tmp_path, {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2, 2)})
+    message = refused(tmp_path, {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2, 2)})
+    assert "no tensor fits the loaded SD 1.x model; expected a LoRA or another network" in message
 
 
 def test_kinds_that_nobody_reads_are_named(tmp_path):

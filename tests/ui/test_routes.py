@@ -84,7 +84,7 @@ def test_stop_keeps_what_was_learnt(client, stage):
 def test_the_hosts_own_interrupt_stops_it(stage):
     service = api.make_service(object, lambda: stage.outputs, should_stop=lambda: True)
     service.start(stage.values(max_steps=10000))
-    stage.wait("stopped")
+    assert stage.wait("stopped")["step"] < 10000
 
 
 def test_a_failing_run_names_the_field(client, stage):
