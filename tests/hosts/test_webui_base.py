@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import webui_folder
+from demo_checkpoint import demo_checkpoint
 from webui_server import Server, pixels
 
 from demo import judge
-from demo.base_model import CLIP_FOLDER
 
 PROMPTS = 20
 LEAST = 0.85
@@ -21,14 +20,8 @@ LEAST = 0.85
 
 @pytest.fixture(scope="module")
 def base(webui_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A WebUI that has only the base. Its data folder is elsewhere, so the yaml needs the whole path of the .clip."""
-    folder = tmp_path_factory.mktemp("base")
-    checkpoint = folder / judge.BASE.name
-    shutil.copy(judge.BASE, checkpoint)
-    shutil.copytree(judge.BASE.with_suffix(".clip"), folder / "base.clip")
-    told = judge.BASE.with_suffix(".yaml").read_text(encoding="utf8")
-    assert CLIP_FOLDER in told
-    checkpoint.with_suffix(".yaml").write_text(told.replace(CLIP_FOLDER, str(folder / "base.clip")), encoding="utf8")
+    """A WebUI that has only the demo's base."""
+    checkpoint = demo_checkpoint(tmp_path_factory.mktemp("base"))
     running = Server(webui_folder(), webui_python, tmp_path_factory.mktemp("webui-base"), [checkpoint])
     yield running
     running.stop()

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import webui_folder
+from demo_checkpoint import demo_checkpoint
 from test_webui_browser import browser, open_step_of, tab
 from test_webui_choose import entry
 from webui_server import Server, pixels
 
-from demo import detectors, judge
-from demo.base_model import CLIP_FOLDER
+from demo import detectors
 from demo.run import CHARACTER, PRESET, prepare
 
 __all__ = ["browser"]  # a fixture
@@ -29,13 +29,8 @@ PATIENCE = 1200
 
 @pytest.fixture(scope="module")
 def base(webui_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A WebUI that has only the demo's base. Its data folder is elsewhere, so the yaml needs the .clip's whole path."""
-    folder = tmp_path_factory.mktemp("base")
-    checkpoint = folder / judge.BASE.name
-    shutil.copy(judge.BASE, checkpoint)
-    shutil.copytree(judge.BASE.with_suffix(".clip"), folder / "base.clip")
-    told = judge.BASE.with_suffix(".yaml").read_text(encoding="utf8")
-    checkpoint.with_suffix(".yaml").write_text(told.replace(CLIP_FOLDER, str(folder / "base.clip")), encoding="utf8")
+    """A WebUI that has only the demo's base."""
+    checkpoint = demo_checkpoint(tmp_path_factory.mktemp("base"))
     running = Server(webui_folder(), webui_python, tmp_path_factory.mktemp("webui-newcomer"), [checkpoint])
     yield running
     running.stop()
