@@ -1,15 +1,11 @@
-"""Properties are tried without a clock: a busy machine is slow, not wrong. And folders being edited."""
+"""Folders being edited."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from lora_ext.config import DataSetConfig
 from lora_ext.data.editing import EditSet, Thumbnails
-
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 
 @pytest.fixture
