@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -107,17 +107,17 @@ class Script:
     def _between(
         self, config: TrainConfig, output: Path, wishes: Wishes, step: int, total: int
     ) -> Generator[Event, None, None]:
+        asked = replace(wishes)
+        wishes.save = wishes.preview = wishes.pause = False  # one that comes while these are granted is for the next step
         prompts = [line for line in config.preview.preview_prompt.splitlines() if line.strip()]
-        if wishes.preview or step % config.preview.preview_every == 0:
+        if asked.preview or step % config.preview.preview_every == 0:
             for number, prompt in enumerate(prompts):
                 yield Preview(step, prompt, picture(step / total, number))
-        if wishes.save or wishes.pause:
+        if asked.save or asked.pause:
             halfway = output.with_name(f"{output.stem}-step{step:06}.safetensors")
             halfway.write_bytes(b"half")
             yield Saved(step, halfway, final=False)
-        pause = wishes.pause
-        wishes.save = wishes.preview = wishes.pause = False
-        if pause:
+        if asked.pause:
             yield Paused(step)
             yield Stage("Training", step, total)
 

@@ -28,7 +28,7 @@ def places(client):
 
 
 def until(condition):
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.01)
