@@ -117,6 +117,15 @@ class NetworkConfig:
         maximum=0.99,
         expert=True,
     )
+    lowest_strength: float = setting(
+        1.0,
+        "Lowest strength",
+        "Trains at strengths drawn between this and 1, so that the LoRA also shows well when used weaker or beside "
+        "others; 0.5 is a good try. 1: always at full strength.",
+        minimum=0.0,
+        maximum=1.0,
+        expert=True,
+    )
     start_from: str = setting(
         "",
         "Start from",

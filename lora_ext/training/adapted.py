@@ -14,6 +14,7 @@ from lora_ext.layers import ConvGeometry, Layer, LayerName
 from lora_ext.model import module_of
 from lora_ext.training.dropping import Dropping
 from lora_ext.training.small_weights import SmallLinear
+from lora_ext.training.weakened import Weakened
 
 BLIND = (LoraAdapter, LohaAdapter, LokrAdapter, FullAdapter)
 """Kinds that do not look at the values of W0."""
@@ -56,7 +57,7 @@ class Adapted(nn.Module):
 
 
 def _bare(adapter: Adapter) -> Adapter:
-    return adapter.adapter if isinstance(adapter, Dropping) else adapter
+    return _bare(adapter.adapter) if isinstance(adapter, (Dropping, Weakened)) else adapter
 
 
 def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:

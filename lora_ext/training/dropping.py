@@ -27,7 +27,7 @@ class Rates:
 
 @dataclass
 class Roll:
-    """The number that all dropout of a forward pass hangs on.
+    """The numbers that all dropout and the strength of a forward pass hang on.
 
     Masks are drawn anew from it in every pass over the same pictures, so that gradient checkpointing, which computes a
     layer twice, sees the same masks twice.
@@ -37,8 +37,10 @@ class Roll:
     first: int = 0
     """Place in the whole batch of the first sample of this pass."""
     samples: int = 1
+    strength: float = 1.0
+    """What every ΔW of this pass is multiplied by."""
     resting: bool = False
-    """Nothing is dropped, for measuring."""
+    """Nothing is dropped or weakened, for measuring."""
 
 
 class Dropping(Adapter):

@@ -34,6 +34,7 @@ from lora_ext.training.recipes import loss_recipe, noise_recipe, timestep_range
 from lora_ext.training.shifted import attach_shifts
 from lora_ext.training.small_weights import Bits, shrink
 from lora_ext.training.targets import Target, plan
+from lora_ext.training.weakened import Weakened, draw_strength
 
 UNET_PREFIX = "model.diffusion_model."
 
@@ -47,10 +48,13 @@ class Draw:
     roll: int = 0
     first: int = 0
     """Place in the whole batch of the first sample."""
+    strength: float = 1.0
+    """Of all adapters together."""
 
     def __getitem__(self, which: slice) -> Draw:
         """The same for some of the samples."""
-        return Draw(self.timesteps[which], self.noise[which], self.roll, self.first + (which.start or 0))
+        first = self.first + (which.start or 0)
+        return Draw(self.timesteps[which], self.noise[which], self.roll, first, self.strength)
 
 
 class Learner:
@@ -118,12 +122,13 @@ class Learner:
         timesteps = self.schedule.sample_timesteps(len(batch.latents), self.noise, self.timesteps)
         noise = draw_noise(batch.latents.float(), self.noise_recipe, self.noise, self.dice)
         roll = int(torch.randint(2**31, (), generator=self.dice)) if self._drops() else 0
-        return Draw(timesteps, noise, roll)
+        return Draw(timesteps, noise, roll, strength=draw_strength(self.config.network.lowest_strength, self.dice))
 
     def loss(self, batch: Batch, draw: Draw | None = None) -> Tensor:
         """Scalar float32 loss of one micro-batch, with fresh noise and timesteps unless they are given."""
         drawn = draw or self.draw(batch)
         self.roll.value, self.roll.first, self.roll.samples = drawn.roll, drawn.first, len(batch.latents)
+        self.roll.strength = drawn.strength
         return self.loss_of(batch, drawn.noise, drawn.timesteps)
 
     @torch.enable_grad()  # type: ignore[untyped-decorator,unused-ignore]  # the thread's own mode is the host's business
@@ -137,7 +142,7 @@ class Learner:
         return diffusion_loss(prediction, target, timesteps, self.schedule, self.recipe, batch.weights, mask)
 
     def plain_loss(self, batch: Batch, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Mean squared error without gradients, dropout, weights or mask: a measure that no setting changes."""
+        """Mean squared error at full strength without gradients, dropout, weights or mask: no setting changes it."""
         latents = batch.latents.float()
         self.roll.resting = True
         try:
@@ -232,11 +237,12 @@ class Learner:
         return encoded(self.text, batch.text, self.clip_skip)
 
     def _attach(self, root: nn.Module, adapters: Mapping[LayerName, Adapter]) -> None:
-        vectors = {name: a for name, a in adapters.items() if self.layers[name].op in ("norm", "bias")}
-        attach(
-            root, self.layers, {name: self._dropping(name, a) for name, a in adapters.items() if name not in vectors}
-        )
-        attach_shifts(root, self.layers, vectors)
+        vectors = {name for name in adapters if self.layers[name].op in ("norm", "bias")}
+        kept = {name: a if name in vectors else self._dropping(name, a) for name, a in adapters.items()}
+        if self.config.network.lowest_strength < 1:
+            kept = {name: Weakened(a, self.roll) for name, a in kept.items()}
+        attach(root, self.layers, {name: a for name, a in kept.items() if name not in vectors})
+        attach_shifts(root, self.layers, {name: a for name, a in kept.items() if name in vectors})
 
     def _dropping(self, name: LayerName, adapter: Adapter) -> Adapter:
         rates = self._rates(self.targets[name])
