@@ -7,7 +7,7 @@ left to differ is the training itself. Needs peft.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from lora_ext.hosts.standalone import StandaloneModel
 from lora_ext.layers import Layer, LayerTable
 from lora_ext.model import Tokenizer, default_targets
 from lora_ext.training.learner import generator
+from lora_ext.training.weakened import draw_strength
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def _loop(
     rate = get_scheduler(settings.schedule, optimizer, num_warmup_steps=0, num_training_steps=settings.steps)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     dice = generator(settings.seed, "noise", torch.device("cpu"))
+    weaken, faint = _weaken(modules), generator(settings.seed, "dice", torch.device("cpu"))
     for _, chosen in zip(range(settings.steps), order, strict=False):
+        weaken(draw_strength(settings.lowest_strength, faint))
         seen = latents[list(chosen)]
         timesteps = torch.randint(0, 1000, (len(seen),), generator=dice)
         noise = torch.randn(seen.shape, generator=dice)
@@ -84,6 +87,21 @@ def _loop(
         rate.step()
         optimizer.zero_grad()
         yield float(loss.detach())
+    weaken(1.0)
+
+
+def _weaken(modules: Modules) -> Callable[[float], None]:
+    """What sets the strength of all of peft's adapters."""
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - only the newest set of versions has it
+
+    roots = modules.unet, modules.text.encoders[0]
+    layers = [module for root in roots for module in root.modules() if isinstance(module, LoraLayer)]
+
+    def weaken(strength: float) -> None:
+        for layer in layers:
+            layer.set_scale("default", strength)
+
+    return weaken
 
 
 def _adapters(modules: Modules, table: LayerTable, settings: Settings) -> list[dict[str, object]]:

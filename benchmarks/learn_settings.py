@@ -26,6 +26,8 @@ class Settings:
     repeats: int = 1
     """Of the subject's pictures, so that they make up half of what is seen."""
     schedule: str = "constant"
+    lowest_strength: float = 1.0
+    """Each batch is learnt at a strength drawn between this and 1, for use beside other LoRAs."""
     seed: int = 0
     ours: tuple[tuple[str, str], ...] = ()
     """Names and values of settings that our side alone has, over all others."""
@@ -44,6 +46,7 @@ class Settings:
             "learning_rate": self.learning_rate,
             "text_encoder_lr": self.text_encoder_lr,
             "schedule": self.schedule,
+            "lowest_strength": self.lowest_strength,
             "seed": self.seed,
         }
         return read(TrainConfig, {**values, **dict(self.ours)})
@@ -52,6 +55,7 @@ class Settings:
         """In words, for the report."""
         words = f"{self.steps} steps of batch {self.batch_size}, rank {self.rank}, alpha {self.alpha:g}"
         words += f", learning rates {self.learning_rate:g} and {self.text_encoder_lr:g} (text encoder), {self.schedule}"
+        words += f", at strengths {self.lowest_strength:g} to 1" if self.lowest_strength < 1 else ""
         words += f", {COUNT} pictures x {self.repeats} and {self.class_pictures} regularisation pictures"
         return words + (f"; ours alone: {' '.join('='.join(one) for one in self.ours)}" if self.ours else "")
 
