@@ -13,9 +13,7 @@
     // What this page knows: the newest snapshot and all losses and learning rates of its run.
     const seen = {snapshot: null, run: null, cursor: 0, losses: [], rates: [], preview: null, picture: null, lost: ""};
     // What was last drawn, so that nothing is drawn twice and an error the user has seen to does not come back.
-    const drawn = {reply: "", problems: "", saved: "", notices: "", offers: ""};
-    let waiting = []; // problems whose fields are not in sight yet
-    let fresh = false; // until the first of them is brought to sight
+    const drawn = {problems: "", saved: "", notices: "", offers: ""};
     let asking = false;
     let askedAt = 0;
 
@@ -64,6 +62,12 @@
     // A sentence of the server's in the page's language, as far as it is known.
     const said = (text) => window.loraExtSaid?.(text) ?? text;
 
+    // A sentence that names its setting itself needs no name before it.
+    function problemText(p) {
+        const [label, text] = [t(p.label), said(p.text)];
+        return p.label && !text.startsWith(label) ? t("{0}: {1}", label, text) : text;
+    }
+
     // `callback(step)` is called with the id of the step that comes into sight, now and whenever another one does.
     function onTab(callback) {
         listeners.push(callback);
@@ -94,6 +98,19 @@
         step = id;
         remember(id);
         watchTabs();
+    }
+
+    // Go to another step by a button that is in none of its tabs.
+    function goTo(id) {
+        openStep(id);
+        find(`#${id}-button`)?.focus({preventScroll: true});
+        find("#lora_ext_steps")?.scrollIntoView({block: "nearest"});
+    }
+
+    // The head of a step, and how the run is; on a phone that is below.
+    function toSight() {
+        find("#lora_ext_steps")?.scrollIntoView({block: "nearest"});
+        find(".lora-ext-panel .lora-ext-head")?.scrollIntoView({block: "nearest"});
     }
 
     function mark(home) {
@@ -127,6 +144,8 @@
     document.addEventListener("click", (event) => {
         const button = event.target.closest?.(".lora-ext-tabs [role=tab]");
         if (button) openStep(button.getAttribute("aria-controls"));
+        const onward = event.target.closest?.("#lora_ext [data-open]");
+        if (onward) goTo(onward.dataset.open);
     });
 
     document.addEventListener("keydown", (event) => {
@@ -143,16 +162,18 @@
     const watchers = [];
     const onJob = (callback) => watchers.push(callback);
 
-    window.loraExt = {key, get, send, page, make, t, said, onTab, openStep, onJob, smooth, rate, duration, busy, confirmed};
+    window.loraExt = {
+        key, get, send, page, make, t, said, problemText, onTab, openStep, step: () => step, toSight, onJob, smooth, rate, duration,
+        busy, confirmed,
+    };
 
     // ---- asking -----------------------------------------------------------------------------------------------
 
     function tick() {
         const panel = find(".lora-ext-panel");
-        if (!visible(panel) || document.hidden) return;
+        if (!visible(panel) || document.hidden || !window.loraExtReply) return;
         watchTabs();
-        readReply();
-        placeProblems();
+        if (window.loraExtReply.tick()) askedAt = 0;
         if (seen.snapshot) draw();
         if (Date.now() - askedAt >= EVERY[busy() ? "busy" : "idle"] - 50) ask();
     }
@@ -203,7 +224,7 @@
         if (first || before !== snapshot.state) askOffers();
         const problems = snapshot.run + JSON.stringify(snapshot.problems);
         if (drawn.problems !== problems) {
-            if (snapshot.problems.length) showProblems(snapshot.problems, false);
+            if (snapshot.problems.length) window.loraExtReply.show(snapshot.problems, false);
             drawn.problems = problems;
         }
         return true;
@@ -221,83 +242,6 @@
             seen.picture = address;
         }
         seen.preview = id;
-    }
-
-    // ---- messages beside the fields ---------------------------------------------------------------------------
-
-    // The answer to the last click, put by gradio into its own box.
-    function readReply() {
-        const reply = find(".lora-ext-reply");
-        if (!reply || reply.dataset.id === drawn.reply) return;
-        const firstSight = drawn.reply === "";
-        drawn.reply = reply.dataset.id;
-        if (firstSight) return;
-        askedAt = 0;
-        showProblems(JSON.parse(reply.dataset.problems), true);
-    }
-
-    // `jump`: open the step of the first one; whoever watches a run that fails is not taken away from it.
-    function showProblems(problems, jump) {
-        page().querySelectorAll(".lora-ext-error").forEach((message) => clear(message.parentElement));
-        waiting = problems.filter((problem) => problem.field);
-        fresh = jump;
-    }
-
-    function placeProblems() {
-        if (!waiting.length) return;
-        if (fresh && !waiting.some((problem) => visible(field(problem)))) openStep(stepOf(waiting[0]));
-        const here = waiting.filter((problem) => stepOf(problem) === shown);
-        here.forEach((problem) => window.loraExtSettings?.reveal(problem.field)); // a search may have hidden it
-        if (here.some((problem) => !visible(field(problem)))) openMore();
-        const placed = here.filter(place);
-        waiting = waiting.filter((problem) => !placed.includes(problem));
-        if (fresh && placed.length) bringToSight(field(placed[0]));
-        fresh &&= !placed.length;
-    }
-
-    // The step whose field it is; one that is in no step yet (its page is not drawn) is looked for in the second.
-    function stepOf(problem) {
-        return field(problem)?.closest(STEPS.map((id) => `#${id}`).join())?.id ?? STEPS[1];
-    }
-
-    function bringToSight(home) {
-        home.scrollIntoView({block: "center", behavior: "smooth"});
-        home.querySelector("input, textarea, select")?.focus({preventScroll: true});
-    }
-
-    const field = (problem) => find(`#lora_ext_field_${CSS.escape(problem.field)}`);
-
-    function place(problem) {
-        const home = field(problem);
-        if (!visible(home)) return false;
-        let message = home.querySelector(".lora-ext-error");
-        if (!message) {
-            message = make("div", "lora-ext-error");
-            message.id = `${home.id}_error`;
-            message.setAttribute("role", "alert");
-            home.append(message);
-            home.addEventListener("input", () => clear(home), {once: true});
-            home.addEventListener("change", () => clear(home), {once: true});
-        }
-        message.textContent = [message.textContent, said(problem.text)].filter(Boolean).join(" ");
-        const input = home.querySelector("input, textarea, select");
-        input?.setAttribute("aria-invalid", "true");
-        input?.setAttribute("aria-describedby", message.id);
-        find(`.lora-ext-reply li[data-field="${CSS.escape(problem.field)}"]`)?.setAttribute("hidden", "");
-        return true;
-    }
-
-    function clear(home) {
-        home.querySelectorAll(".lora-ext-error").forEach((message) => message.remove());
-        home.querySelectorAll("[aria-invalid]").forEach((input) => {
-            input.removeAttribute("aria-invalid");
-            input.removeAttribute("aria-describedby");
-        });
-    }
-
-    function openMore() {
-        const header = find("#lora_ext_more .label-wrap");
-        if (header && !header.classList.contains("open")) header.click();
     }
 
     // ---- drawing ----------------------------------------------------------------------------------------------
@@ -320,8 +264,6 @@
         setDisabled("#lora_ext_start", busy());
         watchers.forEach((callback) => callback(seen));
     }
-
-    const problemText = (p) => (p.label ? t("{0}: {1}", t(p.label), said(p.text)) : said(p.text));
 
     // What may be wished in each state; the rest is not shown at all.
     const POSSIBLE = {
@@ -427,7 +369,11 @@
             const [path, body] = offer.id ? [`jobs/${offer.id}/resume`] : ["offers/resume", {name: offer.name}];
             const answer = await send("POST", path, body);
             if (!answer.ok) write("told", (await answer.json()).problems.map(problemText).join("\n"));
-            else write("told", "");
+            else {
+                write("told", "");
+                openStep(STEPS[2]);
+                toSight();
+            }
         } catch {
             write("told", t("No connection to the server: nothing was changed."));
         }
@@ -522,10 +468,7 @@
     function chooser() {
         const button = make("button", "lora-ext-button", t("Which one is the best?"));
         button.type = "button";
-        button.addEventListener("click", () => {
-            openStep(STEPS[3]);
-            find(`#${step}-button`)?.focus();
-        });
+        button.dataset.open = STEPS[3];
         return button;
     }
 

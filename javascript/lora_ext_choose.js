@@ -12,6 +12,7 @@
     const NUMBERS = ["seed", "pictures", "steps", "cfg", "width", "height"];
     const TRAINS = ["running", "pausing", "stopping"];
     const KEEP = "lora_ext_choose_pace";
+    const FORM = "lora_ext_choose_form";
     const {get, send, page, make, t, onTab, onJob} = window.loraExt;
 
     const known = {runs: [], run: "", byHand: false, touched: false, job: "", trains: "", sent: false, making: false};
@@ -142,15 +143,17 @@
         part("form").hidden = !known.runs.length;
         if (before === JSON.stringify(known.runs) && !wanted) return;
         const names = known.runs.map((run) => run.name);
-        const kept = known.byHand && names.includes(known.run) ? known.run : names[0] ?? "";
-        const chosen = names.includes(wanted) ? wanted : kept;
+        const kept = known.run ? null : remembered();
+        const {run, byHand} = kept ?? known;
+        const chosen = [wanted, byHand && run, names[0]].find((name) => names.includes(name)) ?? "";
         const other = chosen !== known.run;
-        if (other) Object.assign(known, {run: chosen, touched: false});
+        if (other) Object.assign(known, {run: chosen, byHand, touched: false});
         const select = input("run");
         select.replaceChildren(...known.runs.map((run) => new Option(runTitle(run), run.name)));
         select.value = chosen;
         if (current()) drawFiles(other || !known.touched);
         if (current() && other) suggest();
+        if (current() && kept?.run === chosen) fillIn(kept.wish);
         drawCount();
         redrawn.forEach((callback) => callback());
     }
@@ -245,6 +248,34 @@
             prompts: input("prompts").value.split("\n").map((line) => line.trim()).filter(Boolean),
             negative: input("negative").value, ...Object.fromEntries(numbers),
         };
+    }
+
+    // What was written stays over a reload; a browser may forbid it.
+    function keepForm() {
+        try {
+            sessionStorage.setItem(FORM, JSON.stringify({run: known.run, byHand: known.byHand, wish: wish()}));
+        } catch { /* then the form begins with what fits the run */ }
+    }
+
+    function remembered() {
+        try {
+            return JSON.parse(sessionStorage.getItem(FORM));
+        } catch {
+            return null;
+        }
+    }
+
+    function fillIn(w) {
+        const boxes = (name) => [...part(name).querySelectorAll("[type=checkbox]")];
+        const tick = (all, values) => all.forEach((box) => { box.checked = values.includes(box.value); });
+        const strengths = w.strengths.map(String);
+        const shown = boxes("strengths").map((box) => box.value);
+        for (const one of w.strengths) if (!shown.includes(String(one))) part("strengths").lastElementChild.before(chip(one, true));
+        tick(boxes("strengths"), strengths);
+        if (boxes("files").some((box) => w.files.includes(box.value))) tick(boxes("files"), w.files);
+        input("prompts").value = w.prompts.join("\n");
+        for (const name of ["negative", ...NUMBERS]) input(name).value = w[name] ?? "";
+        known.touched = true;
     }
 
     // Without the LoRA every file paints the same, so that is done once.
@@ -348,10 +379,13 @@
             suggest();
         }
         drawCount();
+        keepForm();
     });
 
     document.addEventListener("input", (event) => {
-        if (event.target.closest?.("#lora_ext_choose [data-choose=form]")) drawCount();
+        if (!event.target.closest?.("#lora_ext_choose [data-choose=form]")) return;
+        drawCount();
+        keepForm();
     });
 
     document.addEventListener("click", (event) => {

@@ -87,6 +87,7 @@
 
     // `gently`: only what nobody changed by hand follows, because the pictures or the model are others now.
     async function suggest(goal, gently) {
+        outdate();
         try {
             const made = await answer(ext().send("POST", "suggestion", {goal, values: form().values()}));
             const before = await (gently ? follow(made.settings) : take(made.settings));
@@ -94,6 +95,7 @@
             settle(gently ? undo : before);
         } catch (error) {
             say("reply", lines(error).map((one) => one.text).join(" "));
+            askForecast();
         }
     }
 
@@ -202,12 +204,30 @@
     // ---- the forecast -----------------------------------------------------------------------------------------
 
     function changed() {
+        outdate();
         clearTimeout(resting);
         resting = setTimeout(askForecast, REST);
     }
 
+    // What is told is of settings that are others now; an answer about those that is still to come counts no more.
+    function outdate() {
+        asked.forecast++;
+        const place = find(".lora-ext-forecast");
+        if (!place || place.classList.contains("lora-ext-stale")) return;
+        place.classList.add("lora-ext-stale");
+        place.setAttribute("aria-busy", "true");
+        place.append(make("p", "lora-ext-renewing", t("Working it out…")));
+    }
+
+    function renewed(place) {
+        place.classList.remove("lora-ext-stale");
+        place.removeAttribute("aria-busy");
+        place.querySelector(".lora-ext-renewing")?.remove();
+    }
+
     async function askForecast() {
-        const turn = ++asked.forecast;
+        outdate();
+        const turn = asked.forecast;
         try {
             const told = await answer(ext().send("POST", "forecast", form().values()));
             if (turn !== asked.forecast) return;
@@ -251,6 +271,7 @@
 
     // What reads the same is not drawn again: a screen reader would say it again.
     function show(place, parts) {
+        renewed(place);
         const made = make("div");
         made.append(...parts);
         if (place.innerHTML !== made.innerHTML) place.replaceChildren(...made.childNodes);

@@ -53,7 +53,7 @@
     };
 
     const MARKS = {
-        unreadable: "unreadable", no_caption: "no caption", small: "small", cut: "cut off", alike: "alike", rotated: "turned",
+        unreadable: "unreadable", no_caption: "no caption", small: "too small", cut: "cut off", alike: "alike", rotated: "turned",
         encoding: "not UTF-8", shared: "same caption",
     };
 

@@ -47,6 +47,12 @@ def lay_sections(some: Sequence[Setting], fields: Fields) -> None:
             lay_settings(rest, fields)
 
 
+def onward(step: str, text: str) -> None:
+    """A button at the foot of a step, that leads to the one after it."""
+    button = f'<button type="button" class="lora-ext-button" data-open="lora_ext_step_{step}">{escape(text)}</button>'
+    silent(gr.HTML(f'<div class="lora-ext-onward">{button}</div>'))
+
+
 def silent(component: Component) -> Component:
     """Keep a status box out of the WebUI's saved defaults (it reads this attribute of the component)."""
     component.do_not_save_to_config = True

@@ -61,6 +61,7 @@
     // Only whole texts are exchanged, never what somebody typed.
     function text(node) {
         if (["SCRIPT", "STYLE", "TEXTAREA"].includes(node.parentElement?.tagName)) return;
+        if (node.parentElement?.closest("[translate=no]")) return; // a tag may read like a word of ours
         const told = window.localization[node.textContent.replace(/\s+/g, " ").trim()];
         if (told !== undefined && node.textContent !== told) node.textContent = told;
     }

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = (
     "lora_ext.js",
     "lora_ext_said.js",
+    "lora_ext_reply.js",
     "lora_ext_chart.js",
     "lora_ext_train.js",
     "lora_ext_pictures.js",

@@ -102,12 +102,12 @@ _DETAIL = """
     <button type="button" data-pic="as-whole" aria-pressed="false">Whole picture</button>
     <button type="button" data-pic="other-view" hidden>Another version</button>
   </div>
-  <h4 data-pic="name"></h4>
+  <h4 data-pic="name" translate="no"></h4>
   <p class="lora-ext-pic-facts" data-pic="facts"></p>
   <ul class="lora-ext-pic-problems" data-pic="problems"></ul>
   <label class="lora-ext-pic-caption"><span>Caption</span><textarea data-pic="caption" rows="4"
     spellcheck="true"></textarea></label>
-  <ul class="lora-ext-pic-chips" data-pic="chips"></ul>
+  <ul class="lora-ext-pic-chips" data-pic="chips" translate="no"></ul>
   <p class="lora-ext-pic-trained" data-pic="trained"></p>
 </section>
 """.strip()
@@ -131,7 +131,7 @@ _SAVE = """
 _TAGS = """
 <details class="lora-ext-pic-tool" open><summary>Tags</summary>
   <p class="lora-ext-pic-hint">Press a tag to see its pictures only.</p>
-  <ul class="lora-ext-pic-cloud" data-pic="cloud"></ul>
+  <ul class="lora-ext-pic-cloud" data-pic="cloud" translate="no"></ul>
   <button type="button" data-pic="cloud-more" hidden>Show all tags</button>
 </details>
 """.strip()

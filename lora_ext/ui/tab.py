@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from lora_ext.errors import BadInput
 from lora_ext.ui import choose, goal, pictures, train
-from lora_ext.ui.form import QUIET, Fields, silent
+from lora_ext.ui.form import QUIET, Fields, onward, silent
 from lora_ext.ui.panel import panel
 from lora_ext.ui.service import ProblemView, Service, view
 from lora_ext.ui.widgets import raw
@@ -46,8 +46,10 @@ def _steps(service: Service) -> Fields:
     gr.HTML(_tabs(), elem_id="lora_ext_steps")
     with gr.Column(elem_id="lora_ext_step_pictures"):
         fields = pictures.lay(service)
+        onward("goal", ONWARD["goal"])
     with gr.Column(elem_id="lora_ext_step_goal"):
         fields = {**fields, **goal.lay(service, fields)}
+        onward("train", ONWARD["train"])
     with gr.Column(elem_id="lora_ext_step_train"):
         train.lay(service, fields)
     with gr.Column(elem_id="lora_ext_step_choose"):
@@ -56,6 +58,7 @@ def _steps(service: Service) -> Fields:
 
 
 STEPS = {"pictures": "1 Pictures", "goal": "2 Goal", "train": "3 Train", "choose": "4 Choose"}
+ONWARD = {"goal": "Next: Goal", "train": "Next: Train"}
 
 
 def _tabs() -> str:
@@ -71,15 +74,16 @@ def _tab(name: str, title: str, first: bool) -> str:
     )
 
 
-def answer(problems: Iterable[ProblemView] = (), error: str = "", said: str = "") -> str:
+def answer(problems: Iterable[ProblemView] = (), error: str = "", said: str = "", begun: bool = False) -> str:
     """What a click says: a general line, and every problem for the page's script to put beside its field.
 
     `data-id` is new each time, so that the script sees a second answer that reads like the first. `said` is what is
-    told when all is well.
+    told when all is well; `begun` leads the page that asked to the run.
     """
     listed = list(problems)
     facts = f'data-id="{secrets.token_hex(4)}" data-problems="{escape(json.dumps(listed), quote=True)}"'
     if not listed and not error:
+        facts += ' data-begun="yes"' if begun else ""
         if not said:
             return f'<div class="lora-ext-reply" {facts}></div>'
         return f'<div class="lora-ext-reply lora-ext-said" role="status" {facts}><p>{escape(said)}</p></div>'
@@ -95,7 +99,7 @@ def _item(problem: ProblemView) -> str:
 
 def _starter(service: Service, fields: Fields) -> Callable[[dict[Component, object]], str]:
     def start(data: dict[Component, object]) -> str:
-        return _answered(lambda: service.start(_values(data, fields)))
+        return _answered(lambda: service.start(_values(data, fields)), begun=True)
 
     return start
 
@@ -111,14 +115,14 @@ def _values(data: dict[Component, object], fields: Fields) -> dict[str, object]:
     return {name: raw(data[field]) for name, field in fields.items()}
 
 
-def _answered(work: Callable[[], object], said: str = "") -> str:
+def _answered(work: Callable[[], object], said: str = "", begun: bool = False) -> str:
     try:
         work()
     except BadInput as e:
         return answer(view(p) for p in e.problems)
     except Exception as e:  # the edge: the user must see it, whatever it is
         return answer(error=f"{type(e).__name__}: {e}")
-    return answer(said=said)
+    return answer(said=said, begun=begun)
 
 
 def _restorer(service: Service, fields: Fields) -> Callable[[], list[object]]:

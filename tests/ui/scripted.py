@@ -107,8 +107,8 @@ class Script:
     def _between(
         self, config: TrainConfig, output: Path, wishes: Wishes, step: int, total: int
     ) -> Generator[Event, None, None]:
-        asked = replace(wishes)
-        wishes.save = wishes.preview = wishes.pause = False  # one that comes while these are granted is for the next step
+        asked = replace(wishes)  # one that comes while these are granted is for the next step
+        wishes.save = wishes.preview = wishes.pause = False
         prompts = [line for line in config.preview.preview_prompt.splitlines() if line.strip()]
         if asked.preview or step % config.preview.preview_every == 0:
             for number, prompt in enumerate(prompts):

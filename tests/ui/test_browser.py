@@ -28,6 +28,10 @@ from lora_ext.config import TrainConfig, settings
 from lora_ext.errors import BadInput, Problem
 
 
+def opened(page, name):
+    return page.locator(f"#lora_ext[data-step=lora_ext_step_{name}]")
+
+
 def test_a_beginner_sees_the_few_settings(open_page):
     page = open_page()
     basic = [s for s in settings(TrainConfig).values() if s.basic]
@@ -57,10 +61,19 @@ def test_errors_stand_at_their_fields(open_page, stage):
     expect(page.locator(".lora-ext-error")).to_have_count(4)
     expect(page.locator(".lora-ext-bad")).to_contain_text("Not started")
     assert box(page, "rank").get_attribute("aria-invalid") == "true"
+    missing = page.locator(".lora-ext-bad li:visible")
+    expect(missing).to_have_text(["Picture folder is needed and was not given."])  # the others are marked in sight
+    step(page, "pictures")
+    expect(missing).to_have_count(3)
+    missing.locator("button", has_text="Rank").click()
+    expect(box(page, "rank")).to_be_focused()
     fill(page, stage, rank=4)
     expect(message(page, "images")).to_have_count(0)
     expect(message(page, "rank")).to_have_count(0)
+    step(page, "train")
+    expect(missing).to_have_count(1)
     put(page, "batch_size", 2)
+    expect(page.locator(".lora-ext-bad")).to_have_count(0)
     put(page, "output", "a/b")
     start(page)
     expect(message(page, "output")).to_contain_text("Leave out")
@@ -70,6 +83,33 @@ def test_errors_stand_at_their_fields(open_page, stage):
     expect(panel(page, "done")).to_be_visible()
     expect(page.locator(".lora-ext-error")).to_have_count(0)
     expect(page.locator(".lora-ext-bad")).to_have_count(0)
+
+
+def test_an_accepted_start_leads_to_the_run_where_it_was_pressed(open_page, stage):
+    page, other = open_page(), open_page(PHONE)
+    step(page, "goal")
+    fill(page, stage, output="first")
+    start(page)
+    expect(opened(page, "train")).to_be_visible()
+    expect(slot(other, "state")).to_have_text("first: done.")
+    expect(opened(other, "pictures")).to_be_visible()
+    fill(other, stage, output="second")
+    both = "() => { document.querySelector('#lora_ext_start').click(); document.querySelector('%s').focus(); }"
+    other.evaluate(both % "#lora_ext_field_rank input")
+    expect(slot(other, "state")).to_have_text("second: done.")
+    expect(opened(other, "goal")).to_be_visible()  # somebody goes on writing there
+    other.locator("#lora_ext_step_goal .lora-ext-onward button").click()
+    expect(opened(other, "train")).to_be_visible()
+
+
+def test_each_long_step_ends_with_the_way_on(open_page):
+    page = open_page(PHONE)
+    page.get_by_role("button", name="Next: Goal").click()
+    expect(page.locator("#lora_ext_step_goal-button")).to_be_focused()
+    expect(page.locator(".lora-ext-tabs")).to_be_in_viewport()
+    page.get_by_role("button", name="Next: Train").click()
+    expect(opened(page, "train")).to_be_visible()
+    expect(page.locator(".lora-ext-tabs")).to_be_in_viewport()
 
 
 def test_the_same_mistake_twice_is_told_twice(open_page, stage):
@@ -87,6 +127,7 @@ def test_a_run_that_fails_names_a_folded_field(open_page, stage):
     fill(page, stage)
     start(page)
     expect(panel(page, "failed")).to_be_visible()
+    step(page, "goal")  # the start led to step 3
     expect(message(page, "conv_rank")).to_be_visible()
     expect(message(page, "conv_rank")).to_contain_text("This <i>model</i> has no such layers")
     expect(slot(page, "problem")).to_contain_text("Convolution rank: This <i>model</i>")

@@ -196,6 +196,28 @@ def test_what_is_picked_beforehand_makes_sense(choosing, back):
     expect(part(page, "strengths").get_by_label("0.6")).to_be_checked()
 
 
+def test_a_reload_keeps_what_was_written(choosing, back):
+    page = choosing()
+    entry(page, "prompts").fill("one\n two")
+    page.locator(".lora-ext-choose-more summary").click()
+    entry(page, "steps").fill("9")
+    part(page, "strengths").locator("input[value='1']").uncheck()
+    page.locator(".lora-ext-choose-add").fill("0.65")
+    page.locator(".lora-ext-choose-add").press("Enter")
+    part(page, "files").locator("input:checked").first.uncheck()
+    files = ticked(page, "files")
+    page.reload()
+    expect(entry(page, "steps")).to_have_value("9")
+    expect(entry(page, "prompts")).to_have_value("one\ntwo")
+    boxes = part(page, "strengths").locator("input:checked")
+    assert boxes.evaluate_all("all => all.map(box => box.value)") == ["0", "0.7", "0.65"]
+    assert ticked(page, "files") == files
+    entry(page, "run").select_option("old")
+    expect(entry(page, "steps")).to_have_value("20")  # of another run: what fits that
+    page.reload()
+    expect(entry(page, "run")).to_have_value("old")
+
+
 def test_the_sheet_fills_in_and_is_found_again(choosing, back):
     page = choosing()
     part(page, "make").click()

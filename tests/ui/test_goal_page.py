@@ -118,6 +118,30 @@ def test_the_forecast_follows_the_form_and_names_what_is_wrong(goal_page):
     expect(forecast(page)).to_contain_text("cannot be told beforehand")
 
 
+def test_numbers_of_other_settings_are_marked_while_new_ones_are_worked_out(goal_page):
+    page = goal_page()
+    expect(forecast(page)).to_contain_text(re.compile(r"Steps\s*\d"))
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/page/forecast", hold)
+    page.check("[name=lora_ext_goal_choice][value=style]")
+    expect(forecast(page)).to_have_class(re.compile("lora-ext-stale"))
+    expect(forecast(page)).to_contain_text("Working it out…")
+    expect(forecast(page)).to_have_attribute("aria-busy", "true")
+    expect(box(page, "epochs")).to_have_value("150")
+    page.wait_for_timeout(700)  # whatever was still under way
+    expect(forecast(page)).not_to_contain_text("2,250")
+    expect(forecast(page)).to_have_class(re.compile("lora-ext-stale"))
+    for route in held:
+        route.continue_()
+    expect(forecast(page)).to_contain_text("2,250")
+    expect(forecast(page)).not_to_contain_text("Working it out…")
+    expect(forecast(page)).not_to_have_class(re.compile("lora-ext-stale"))
+
+
 def test_only_settings_that_matter_are_shown_and_all_are_found(goal_page):
     page = goal_page()
     page.click("#lora_ext_more .label-wrap")

@@ -23,8 +23,14 @@ PRESETS = [ROOT / "lora_ext" / "presets" / f"{name}.py" for name in ("choose", "
 SAYING = [
     ROOT / "lora_ext" / name
     for name in (
-        "api/captioning.py", "config/reading.py", "data/caption_source.py", "data/editing/desk.py",
-        "data/picture_file.py", "data/report.py", "data/set_scan.py", "training/check.py", "training/loop.py",
+        "api/captioning.py", "api/choice.py", "api/moving.py", "api/picking.py", "api/reach.py", "api/sheets.py",
+        "api/waiting.py", "config/reading.py", "data/caption_source.py", "data/editing/bulk.py",
+        "data/editing/caption_files.py", "data/editing/desk.py", "data/editing/pattern.py", "data/editing/receiving.py",
+        "data/editing/saving.py", "data/latents.py", "data/picture_file.py", "data/report.py", "data/set_scan.py",
+        "formats/atomic.py", "hosts/webui/live.py", "model/detection.py", "presets/shelf.py",
+        "training/caption_supply.py", "training/check.py", "training/material.py",
+        "training/comparison.py", "training/creation.py", "training/keeper.py", "training/loop.py",
+        "training/optimizer.py", "training/pictured.py", "training/queue.py", "training/run.py", "training/state.py",
     )
 ]  # fmt: skip
 """Whose problems and notices a newcomer meets: they come from the server in English and are told anew in the page."""
@@ -38,8 +44,10 @@ _JOINED = (
 """What is put together from parts in several places."""
 
 _CALLED = re.compile(r'\bt\(\s*"((?:[^"\\]|\\.)*)"')
+_MARKS = re.compile(r"const MARKS = {(.*?)};", re.DOTALL)
 _LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 _TEXT = re.compile(r"(?:\{\d\}\S* |[A-Z“(])[^<>=#;|_]*[a-z…:.)”}][^<>=#;|_]*")
+_SENTENCE = re.compile(r"[A-Z][^<>{}\n]* [^<>{}\n]*\.")
 _KEYS = {
     "Arrow", "Backspace", "Delete", "Ctrl", "Home", "End", "Enter", "Escape", "Page", "Shift", "Tab", "Space", "Intl",
     "Error", "Content", "Blob", "Promise", "KeyZ", "KeyY",
@@ -61,13 +69,15 @@ def texts() -> set[str]:
     for path in SAYING:
         found |= set(_of_problems(path.read_text("utf-8")))
     found |= {text for _, text, _ in CHANGES} | set(_JOINED)
-    return {text for text in found if re.search("[A-Za-z]{2}", text)} - _NOT_SHOWN
+    return {text for text in found if re.search(r"[A-Za-z]{2}|} [A-Za-z]", text)} - _NOT_SHOWN
 
 
 def _of_script(source: str) -> Iterator[str]:
     """What is handed to `t`, and what looks like a sentence or a title in a table of texts."""
     source = re.sub(r"^\s*//.*$", "", source, flags=re.MULTILINE)
     yield from (_plain(text) for text in _CALLED.findall(source))
+    for table in _MARKS.findall(source):
+        yield from _LITERAL.findall(table)
     for text in _LITERAL.findall(source):
         if _TEXT.fullmatch(text) and not any(re.fullmatch(rf"{key}\w*", text) for key in _KEYS):
             yield _plain(text)
@@ -81,13 +91,15 @@ class _Nodes(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.options: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value or "" for name, value in attrs if name in ("title", "placeholder", "aria-label")]
 
     def handle_data(self, data: str) -> None:
-        self.found.append(" ".join(data.split()))
+        text = " ".join(data.split())
+        (self.options if self.lasttag == "option" and text else self.found).append(text)
 
 
 def _of_page(source: str) -> Iterator[str]:
@@ -101,8 +113,12 @@ def _of_page(source: str) -> Iterator[str]:
             and id(node) not in notes
             and "<" in node.value
         ):
-            found = (text for text in _Nodes(node.value).found if '"' not in text)
+            nodes = _Nodes(node.value)
+            found = (text for text in nodes.found if '"' not in text)
             yield from (text for text in found if _TEXT.fullmatch(text) or " " in text)
+            yield from nodes.options
+        if isinstance(node, ast.Constant) and id(node) not in notes and _SENTENCE.fullmatch(str(node.value)):
+            yield str(node.value)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GRADIO:
             given = [*node.args[:1], *(word.value for word in node.keywords if word.arg in _SAID)]
             yield from (one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str))
@@ -139,11 +155,15 @@ def _of_call(node: ast.Call) -> Iterator[str]:
     if called == "Problem":
         given = [*node.args[1:2], *node.args[4:], *(named[name] for name in ("what", "fix") if name in named)]
         yield from (sentence for one in given for sentence in _sentences(_template(one)))
-    if called in ("bad", "Skipped"):
-        yield from filter(None, map(_template, node.args[1:]))
+    if called in ("Notice", "Stage") and node.args:
+        yield from _sentences(_template(node.args[0]))
+    if called in ("bad", "Skipped", "_bad"):
+        given = [*node.args[1:], *(named[name] for name in ("what", "fix") if name in named)]
+        yield from filter(None, map(_template, given))
     if called == "add" and len(node.args) == 2:
         what = _template(node.args[0])
-        yield f"{what}: {{{what.count('{')}}}."
+        if what:
+            yield f"{what}: {{{what.count('{')}}}."
 
 
 def _sentences(text: str) -> Iterator[str]:
