@@ -124,6 +124,7 @@ def before(page: Page, folder: Path, look: Look, output: Path) -> None:
     page.check("[name=lora_ext_goal_choice][value=character]")
     page.wait_for_selector(".lora-ext-why li")
     settled(page, ".lora-ext-forecast")
+    page.wait_for_selector(".lora-ext-forecast:not(.lora-ext-stale)")
     shoot(page, "goal", look, output)
 
 

@@ -74,7 +74,8 @@ class SetScan:
     def _visit(self, folder: Folder, go_on: Callable[[], bool]) -> bool:
         """Whether the scan goes on."""
         for path in folder.other_pictures():
-            self.notices.add("File type is not read; convert it to png or jpg to use it", self._name(path))
+            why = "files of this kind are not read; convert it to png or jpg"
+            self.skipped.append(Skipped(self._name(path), why))
         if folder.repeats == 0 and folder.pictures():
             self.notices.add("Folder with 0 repeats is left out", self.prefix + (folder.name or self.walk.root.name))
             return True

@@ -191,7 +191,9 @@ def test_avif_without_a_reader_is_said(folder: Path, monkeypatch) -> None:
 def test_kinds_that_are_not_read_are_said(folder: Path) -> None:
     for name in ("a.heic", "b.TIFF", "notes.md"):
         (folder / name).write_bytes(b"x")
-    (notice,) = [n for n in scanned(folder).notices if "not read" in n]
+    report = scanned(folder)
+    assert [skipped.name for skipped in report.skipped] == ["a.heic", "b.TIFF"]  # each has a tile in the tab
+    (notice,) = [n for n in report.notices if "not read" in n]
     assert "a.heic" in notice
     assert "b.TIFF" in notice
     assert "notes.md" not in notice

@@ -150,8 +150,8 @@ def test_impossible_folder_names(text: str) -> None:
 def test_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"x")
     found = problem(tmp_path)
-    assert (found.field, found.what) == ("images", "there are no pictures")
-    assert "a.heic" in found.fix
+    assert (found.field, found.what) == ("images", "none of the pictures can be used")
+    assert "a.heic (files of this kind are not read" in found.fix
 
 
 def refuse(monkeypatch, name: str) -> None:

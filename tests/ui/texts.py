@@ -142,7 +142,7 @@ def _of_problems(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             yield from _of_call(node)
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("fix", "what"):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("fix", "what", "why"):
             first = node.value.left if isinstance(node.value, ast.BinOp) else node.value
             yield from _sentences(_template(first))
         if isinstance(node, ast.FunctionDef) and node.name == "_reason":
