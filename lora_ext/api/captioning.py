@@ -18,7 +18,7 @@ from lora_ext.api.door import Route, both_doors
 from lora_ext.api.pictures import cache_folder, json_answer
 from lora_ext.captioner import Captioner, Captioners
 from lora_ext.data.editing.reading import in_background
-from lora_ext.data.tagging import Wish, describe, wd_taggers
+from lora_ext.data.tagging import Wish, describe, ready, wd_taggers
 from lora_ext.errors import BadInput, Problem
 from lora_ext.hosts.blip import Blip
 from lora_ext.ui import Service, view
@@ -139,8 +139,7 @@ class CaptionRoutes:
             chosen = self._find(body.get("captioner"))
             if self._service.snapshot()["state"] in BUSY:
                 raise BadInput(Problem("captioner", "a training is running", fix="Wait for its end, or pause it."))
-            if not chosen.weights().present:
-                raise BadInput(Problem("captioner", "the model is not on disk"))
+            ready(chosen.weights())
             bench.start("describe", lambda work: describe(target, chosen, wish, work.progress, work.stopped.is_set))
             return self._view()
 

@@ -16,8 +16,10 @@ from lora_ext.errors import BadInput, Problem
 PART = 1 << 20
 """Bytes read at a time; between them the user may stop."""
 
-PATIENCE = 30.0
+PATIENCE = 15.0
 """Seconds without a byte until the connection counts as lost."""
+
+LOST = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 def fetch(
@@ -34,17 +36,23 @@ def fetch(
             continue
         try:
             size = _one(address, place, partial(_told, progress, done), stop)
-        except urllib.error.HTTPError as e:
-            raise _bad(f"the server has not given {place.name} ({e.code} {e.reason})", by_hand) from e
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
-            said = getattr(e, "reason", None) or e or type(e).__name__
-            raise _bad(f"{place.name} cannot be fetched: there is no connection ({said})", by_hand) from e
+        except LOST as e:
+            raise _lost(place.name, e, by_hand) from e
         except OSError as e:
-            raise _bad(f"{place.name} cannot be written ({e.strerror or e})", "Make room on the disk.") from e
+            what = f"the file {place.name} cannot be written ({e.strerror or e})"
+            raise _bad(what, "Make room on the disk, and see that it may be written to.") from e
         if size is None:
             return False
         done += size
     return True
+
+
+def reach(address: str, by_hand: str) -> None:
+    """Soon raises what `fetch` would, `BadInput`, if a file cannot be fetched: for downloaders that try for minutes."""
+    try:
+        urllib.request.urlopen(address, timeout=PATIENCE).close()
+    except LOST as e:
+        raise _lost(address.rpartition("/")[2], e, by_hand) from e
 
 
 def _told(progress: Callable[[int, int], None], before: int, done: int, total: int) -> None:
@@ -72,6 +80,13 @@ def _one(address: str, place: Path, progress: Callable[[int, int], None], stop: 
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _lost(name: str, error: Exception, by_hand: str) -> BadInput:
+    if isinstance(error, urllib.error.HTTPError):
+        return _bad(f"the server has not given {name} ({error.code} {error.reason})", by_hand)
+    said = getattr(error, "reason", None) or error or type(error).__name__
+    return _bad(f"the file {name} cannot be fetched: there is no connection ({said})", by_hand)
 
 
 def _bad(what: str, fix: str) -> BadInput:

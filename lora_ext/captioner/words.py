@@ -36,8 +36,8 @@ class Weights:
     """A package that is missing to run it at all; empty when it can."""
 
 
-Describe = Callable[[Image.Image], "str | Sequence[Tag]"]
-"""An RGB picture, the right way up, to a sentence or to tags, surest first."""
+Describe = Callable[[Image.Image], "str | Sequence[Tag] | None"]
+"""An RGB picture, the right way up, to a sentence or to tags, surest first; None when stopped while it waited."""
 
 
 class Captioner(Protocol):
@@ -64,8 +64,11 @@ class Captioner(Protocol):
         Raises `BadInput` when they cannot be fetched: offline, disk full.
         """
 
-    def opened(self) -> AbstractContextManager[Describe]:
-        """Load the model; it is put away again at the end. Raises `BadInput` when its files are not as they must be."""
+    def opened(self, stop: Callable[[], bool]) -> AbstractContextManager[Describe]:
+        """Load the model; it is put away again at the end. Raises `BadInput` when its files are not as they must be.
+
+        `stop` is asked while it waits for its turn at what it shares with others: the host's queue.
+        """
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Blip:
         fetch({f"{source}/resolve/main/{name}": self.folder / name for name in FILES}, progress, stop, by_hand)
 
     @contextmanager
-    def opened(self) -> Iterator[Describe]:
+    def opened(self, stop: Callable[[], bool]) -> Iterator[Describe]:
         try:
             processor = BlipProcessor.from_pretrained(str(self.folder), local_files_only=True)
             model = BlipForConditionalGeneration.from_pretrained(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 from tagger_files import TAGS, matrix, onnx_tagger, tag_list, timm_tagger
 
-from lora_ext.captioner import Tag, Weights, fetch
+from lora_ext.captioner import Tag, Weights, fetch, reach
 from lora_ext.config import DataSetConfig
 from lora_ext.data.editing import EditSet, Thumbnails
 from lora_ext.data.tagging import WdTagger, Wish, describe, wd, wd_taggers
@@ -50,7 +52,7 @@ class Fake:
         return Weights(self.present, "/models/fake", "", 0)
 
     @contextmanager
-    def opened(self):
+    def opened(self, stop):
         self.open += 1
         try:
             yield lambda image: self.said
@@ -81,7 +83,7 @@ def test_an_onnx_tagger_tells_colors(target, tmp_path):
 
 
 def test_its_scores_are_the_models_own(tmp_path):
-    with onnx(tmp_path).opened() as say:
+    with onnx(tmp_path).opened(lambda: False) as say:
         found = {tag.name: tag.score for tag in say(Image.new("RGB", (40, 40), (200, 100, 50)))}
     weight, bias = matrix()
     wanted = 1 / (1 + np.exp(-(np.array([50, 100, 200]) @ weight + bias)))
@@ -103,7 +105,7 @@ def test_timm_runs_the_same_files_as_timm_does(tmp_path, monkeypatch):
     folder = timm_tagger(tmp_path / "vit")
     monkeypatch.setattr(wd, "ENGINES", ("timm",))
     image = Image.new("RGB", (32, 32), (200, 100, 50))
-    with WdTagger(folder).opened() as say:
+    with WdTagger(folder).opened(lambda: False) as say:
         found = {tag.name: tag.score for tag in say(image)}
     sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=len(TAGS), **sizes).eval()
@@ -140,6 +142,13 @@ def test_sentences(target, mode, red):
     assert captions(target)["green"] == "a red wall"
 
 
+@pytest.mark.parametrize("said", [[], [Tag("unsure", 0.1)], " "])
+def test_nothing_said_replaces_nothing(target, said):
+    count, _ = run(target, Fake(said), "overwrite")
+    assert count == 0
+    assert captions(target)["red"] == "a wall, red"
+
+
 def test_cancelling_keeps_what_was_said(target):
     fake, asked = Fake([Tag("new", 0.9)]), []
 
@@ -151,6 +160,49 @@ def test_cancelling_keeps_what_was_said(target):
     assert (count, fake.open) == (2, 0)
     target.undo()
     assert not target.unsaved
+
+
+def test_what_was_said_before_a_failure_is_kept(target):
+    fake, asked = Fake([]), []
+
+    @contextmanager
+    def opened(stop):
+        def say(image):
+            asked.append(image)
+            if len(asked) == 3:
+                raise RuntimeError("out of memory")
+            return [Tag("new", 0.9)]
+
+        yield say
+
+    fake.opened = opened
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(target, fake, "overwrite")
+    assert target.unsaved
+    assert target.undo() == 2
+
+
+def test_stopped_while_it_waited_for_its_turn(target):
+    count, told = run(target, Fake(None), "overwrite")
+    assert (count, told) == (0, [(0, 3)])
+    assert not target.unsaved
+
+
+def test_faces_keep_their_underscores(target):
+    names = ["^_^", "(o)_(o)", "||_||", "<|>_<|>", "0_0", "long_hair", "no_1", "長_髪"]
+    run(target, Fake([Tag(name, 0.9) for name in names]), "overwrite")
+    assert captions(target)["red"] == "^_^, (o)_(o), ||_||, <|>_<|>, 0_0, long hair, no 1, 長_髪"
+
+
+def test_a_package_that_is_missing_or_broken_is_named(target, tmp_path, monkeypatch):
+    tagger = WdTagger(onnx_tagger(tmp_path / "taggers" / "mine"))
+    monkeypatch.setattr(wd, "_engines", list)
+    with pytest.raises(BadInput, match="pip install onnxruntime"):
+        run(target, tagger, "overwrite")
+    monkeypatch.setattr(wd, "_engines", lambda: ["onnxruntime"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails
+    with pytest.raises(BadInput, match="onnxruntime is installed and cannot be used"):
+        run(target, tagger, "overwrite")
 
 
 def test_a_picture_that_cannot_be_read_is_passed_by(target):
@@ -167,7 +219,7 @@ def test_the_model_is_put_away_after_a_failure(target):
         raise RuntimeError("out of memory")
 
     @contextmanager
-    def opened():
+    def opened(stop):
         fake.open += 1
         try:
             yield broken
@@ -278,6 +330,19 @@ def test_offline_is_told(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="no connection") as caught:
         wd_taggers(tmp_path)[0].fetch(lambda *_: None, lambda: False)
     assert "by hand" in caught.value.problems[0].fix
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_ext.captioner.fetching.PATIENCE", 0.2)
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/model.onnx"
+        with pytest.raises(BadInput, match="no connection") as caught:
+            fetch({address: tmp_path / "model.onnx"}, lambda *_: None, lambda: False, "By hand.")
+        assert caught.value.problems[0].fix == "By hand."
+        with pytest.raises(BadInput, match=r"model.onnx cannot be fetched"):
+            reach(address, "By hand.")
+    assert not list(tmp_path.iterdir())
 
 
 def test_stopping_a_fetch(site, tmp_path):

@@ -36,7 +36,7 @@ def test_it_says_what_transformers_says(folder):
         (folder / "preprocessor_config.json").write_text((folder / "processor_config.json").read_text())
     assert blip.weights().present
     image = Image.new("RGB", (48, 40), (200, 30, 30))
-    with blip.opened() as say:
+    with blip.opened(lambda: False) as say:
         said = say(image)
     processor = BlipProcessor.from_pretrained(str(folder), local_files_only=True)
     model = BlipForConditionalGeneration.from_pretrained(str(folder), local_files_only=True).eval()
@@ -53,7 +53,7 @@ def test_nothing_is_there_and_nothing_is_fetched(tmp_path, monkeypatch):
     weights = blip.weights()
     assert not weights.present
     assert (weights.place, weights.source[:8]) == (str(tmp_path / "none"), "https://")
-    with pytest.raises(BadInput) as caught, blip.opened():
+    with pytest.raises(BadInput) as caught, blip.opened(lambda: False):
         pass
     assert caught.value.problems[0].field == "captioner"
     assert not (tmp_path / "none").exists()

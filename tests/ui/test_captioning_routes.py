@@ -50,7 +50,7 @@ class Host:
         self.there = True
 
     @contextmanager
-    def opened(self):
+    def opened(self, stop):
         def say(image):
             self.free.wait(20)
             if self.fails:

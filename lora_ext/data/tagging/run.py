@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from PIL import Image
 
-from lora_ext.captioner import Captioner, Tag
+from lora_ext.captioner import Captioner, Describe, Tag, Weights
 from lora_ext.data.editing import EditSet, tags
 from lora_ext.data.picture_file import decode, to_rgb
 from lora_ext.errors import BadInput, Problem
@@ -21,8 +22,8 @@ LABEL = "Pictures described"
 ENOUGH = (1024, 1024)
 """Pixels; no captioner looks at more than half of it, and JPEGs are decoded near it, quickly."""
 
-FACES = 4
-"""Characters; tags up to it such as `^_^` keep their underscores."""
+_WORD = re.compile(r"[^\W_]{2}")
+"""Tags without two letters in a row are faces such as `^_^` and `(o)_(o)`, and keep their underscores."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,46 @@ def describe(
 ) -> int:
     """Describe pictures one after the other; how many captions are another now.
 
-    What was described before `stop` said so counts. A picture that cannot be read is passed by. Raises `BadInput`
-    (field `captioner`) when the model cannot be used.
+    What was described before `stop` said so counts, and so does what was described before the model failed. A picture
+    that cannot be read is passed by. Raises `BadInput` (field `captioner`) when the model cannot be used.
     """
-    if not captioner.weights().present:
-        raise BadInput(
-            Problem("captioner", "the model is not on disk", fix=f"Put it into {captioner.weights().place}.")
-        )
+    ready(captioner.weights())
     wanted = [n for n, text in target.texts(wish.numbers).items() if wish.mode != "empty" or not text]
     said: dict[int, str | Sequence[Tag]] = {}
-    progress(0, len(wanted))
-    if wanted:
-        with captioner.opened() as say:
-            for count, number in enumerate(wanted, 1):
-                if stop():
-                    break
-                if image := _image(target, number):
-                    said[number] = say(image)
-                progress(count, len(wanted))
+    try:
+        progress(0, len(wanted))
+        if wanted:
+            with captioner.opened(stop) as say:
+                for count, number in enumerate(wanted, 1):
+                    if stop() or not _heard(say, target, number, said):
+                        break
+                    progress(count, len(wanted))
+    finally:
+        changed = _edit(target, said, wish)
+    return changed
+
+
+def ready(weights: Weights) -> None:
+    """Raises `BadInput` (field `captioner`) unless a model with these weights can describe now."""
+    if weights.lacking:
+        fix = f"Install it into the Python that runs this: pip install {weights.lacking.split(' ')[0]}"
+        raise BadInput(Problem("captioner", f"the package {weights.lacking} is missing", fix=fix))
+    if not weights.present:
+        raise BadInput(Problem("captioner", "the model is not on disk", fix=f"Put it into {weights.place}."))
+
+
+def _heard(say: Describe, target: EditSet, number: int, said: dict[int, str | Sequence[Tag]]) -> bool:
+    """Keep what is said of a picture; False when the user stopped meanwhile."""
+    image = _image(target, number)
+    if image is None:
+        return True
+    words = say(image)
+    if words is not None:
+        said[number] = words
+    return words is not None
+
+
+def _edit(target: EditSet, said: Mapping[int, str | Sequence[Tag]], wish: Wish) -> int:
     now = target.texts(said)
     separator = target.config.tag_separator or ","
     return target.edit(LABEL, {n: _worded(now[n], said[n], wish, separator) for n in now})
@@ -84,10 +107,10 @@ def _image(target: EditSet, number: int) -> Image.Image | None:
 
 
 def _worded(text: str, said: str | Sequence[Tag], wish: Wish, separator: str) -> str:
-    """The caption with what was said of the picture."""
-    if wish.mode == "empty" and text:
-        return text
+    """The caption with what was said of the picture; as it was when nothing was."""
     new = [said.strip()] if isinstance(said, str) else _chosen(said, wish)
+    if not any(new) or (wish.mode == "empty" and text):
+        return text
     old = "" if wish.mode == "overwrite" else text
     if isinstance(said, str):
         return old if new[0] in old else tags.join(filter(None, [old, new[0]]), separator)
@@ -98,4 +121,4 @@ def _chosen(said: Sequence[Tag], wish: Wish) -> list[str]:
     """Tags that are sure enough, surest first, in words."""
     sure = [tag for tag in said if tag.score >= (wish.character_threshold if tag.character else wish.threshold)]
     sure.sort(key=lambda tag: -tag.score)
-    return [tag.name if len(tag.name) <= FACES else tag.name.replace("_", " ") for tag in sure]
+    return [tag.name.replace("_", " ") if _WORD.search(tag.name) else tag.name for tag in sure]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,9 @@ ENGINES = ("onnxruntime", "timm")
 
 FILES = {"onnxruntime": ("model.onnx",), "timm": ("config.json", "model.safetensors")}
 """What each engine needs beside the list of tags."""
+
+SLOW = {"TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider", "AzureExecutionProvider"}
+"""Of onnxruntime: some build an engine for minutes before the first picture, one asks a server."""
 
 Scores = Callable[[Image.Image], NDArray[np.float32]]
 
@@ -80,7 +84,7 @@ class WdTagger:
         fetch({f"{address}/{name}": self.folder / name for name in names}, progress, stop, by_hand)
 
     @contextmanager
-    def opened(self) -> Iterator[Describe]:
+    def opened(self, stop: Callable[[], bool]) -> Iterator[Describe]:
         engine = next((one for one in _engines() if self._has(one)), None)
         if engine is None:
             raise _bad(self.folder, "the model, or the package that runs it, is not there")
@@ -132,9 +136,10 @@ def _names(path: Path) -> list[tuple[str, str]]:
 
 def _onnx(folder: Path) -> Scores:
     """Input [1, H, W, 3], float32 0..255, BGR; output [1, tags], 0..1 (the models' own example)."""
-    runtime = importlib.import_module("onnxruntime")
+    runtime = _package("onnxruntime")
+    providers = [name for name in runtime.get_available_providers() if name not in SLOW]
     try:
-        session = runtime.InferenceSession(str(folder / "model.onnx"), providers=runtime.get_available_providers())
+        session = runtime.InferenceSession(str(folder / "model.onnx"), providers=providers)
     except _failures() as e:
         raise _bad(folder / "model.onnx", f"the model cannot be read ({' '.join(str(e).split())[:200]})") from e
     entry = session.get_inputs()[0]
@@ -150,6 +155,14 @@ def _onnx(folder: Path) -> Scores:
     return scores
 
 
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, AttributeError, RuntimeError) as e:  # made for another numpy, torch or CUDA
+        what = f"the package {name} is installed and cannot be used ({' '.join(str(e).split())[:200]})"
+        raise BadInput(Problem("captioner", what, fix="Install one that fits this Python's other packages.")) from e
+
+
 def _failures() -> tuple[type[Exception], ...]:
     """What onnxruntime raises over broken files; its classes have no base of their own."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -159,14 +172,16 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _timm(folder: Path, tags: int) -> Scores:
     """Input [1, 3, H, W], normalised, BGR; output logits (the models' own example for timm)."""
-    timm = importlib.import_module("timm")
+    timm = _package("timm")
     try:
         config = json.loads((folder / "config.json").read_bytes())
         shape = config["pretrained_cfg"]
         model = timm.create_model(config["architecture"], num_classes=tags, **config.get("model_args", {}))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-        raise _bad(folder, f"the model cannot be read ({' '.join(str(e).split())[:200]})") from e
+        reason = " ".join(str(e).split())[:200]
+        fix = "Fetch its files again, or install a newer timm."
+        raise _bad(folder, f"timm {timm.__version__} cannot read the model ({reason})", fix=fix) from e
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
     mean, std = (torch.tensor(shape[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -189,5 +204,5 @@ def square(image: Image.Image, side: int) -> Image.Image:
     return padded.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _bad(path: Path, what: str, expected: str = "", got: str = "") -> BadInput:
-    return BadInput(Problem("captioner", f"{path.name}: {what}", expected, got, "Fetch its files again."))
+def _bad(path: Path, what: str, expected: str = "", got: str = "", fix: str = "Fetch its files again.") -> BadInput:
+    return BadInput(Problem("captioner", f"{path.name}: {what}", expected, got, fix))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import urllib.error
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from modules import deepbooru, devices, images, lowvram, modelloader, paths, sha
 from modules.call_queue import queue_lock
 from PIL import Image
 
-from lora_ext.captioner import Captioners, Describe, Tag, Weights
+from lora_ext.captioner import Captioners, Describe, Tag, Weights, fetch
 from lora_ext.errors import BadInput, Problem
+from lora_ext.hosts.webui import words
 from lora_ext.hosts.webui.job import job
 
 SIDE = 512
@@ -25,10 +26,35 @@ SIDE = 512
 
 RATING = "rating:"
 
+TURN = 3.0
+"""Seconds for which the host's queue is ours; then whoever waits comes in, with the card to itself."""
+
+BETWEEN = 0.1
+"""Seconds between questions whether it is our turn again."""
+
+BROKEN = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What the host's code raises over files that are not what they seem."""
+
 
 def captioners() -> Captioners:
     """What this host brings, and where its models are kept."""
     return Captioners((DEEPBOORU, BLIP), Path(paths.models_path) / "captioners")
+
+
+class Model(Protocol):
+    """The host's code around one model. Called under its queue lock."""
+
+    def bring(self) -> None:
+        """Have it on the card, loaded from disk if need be."""
+
+    def say(self, image: Image.Image) -> str | Sequence[Tag]:
+        """What is in an RGB picture."""
+
+    def put_away(self) -> None:
+        """Off the card, unless the host's settings say that it stays."""
 
 
 @dataclass(frozen=True)
@@ -39,78 +65,146 @@ class HostCaptioner:
     label: str
     kind: Literal["tags", "sentence"]
     folder: str
-    place: str
+    site: str
     """Where `file` is fetched from."""
     file: str
     megabytes: int
-    loaded: Callable[[], AbstractContextManager[Describe]]
+    model: Model
+    speaks: bool = False
+    """It needs a list of words beside its file."""
 
     @property
     def address(self) -> str:
-        return f"{self.place}/{self.file}"
+        return f"{self.site}/{self.file}"
+
+    @property
+    def place(self) -> Path:
+        return Path(paths.models_path) / self.folder
 
     def weights(self) -> Weights:
-        place, ending = Path(paths.models_path) / self.folder, Path(self.file).suffix
-        try:
-            present = any(path.suffix == ending for path in place.iterdir())
-        except OSError:
-            present = False
-        return Weights(present, str(place), self.address, self.megabytes)
+        if self._found() and self.speaks and not words.present():
+            return Weights(False, str(words.place()), words.source(), words.MEGABYTES)
+        return Weights(bool(self._found()), str(self.place), self.address, self.megabytes)
+
+    def _found(self) -> Sequence[str]:
+        """As the host looks for it: it takes the first file of the right ending, whatever its name."""
+        found: list[str] = modelloader.load_models(str(self.place), ext_filter=[Path(self.file).suffix])
+        return found
 
     def fetch(self, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        """By the host's own downloader; its terminal shows how far it is, and it cannot be stopped."""
-        progress(0, 0)
-        place = os.path.join(paths.models_path, self.folder)
-        try:
-            modelloader.load_file_from_url(self.address, model_dir=place, file_name=self.file)
-        except (urllib.error.URLError, OSError) as e:
-            what = f"{self.file} cannot be fetched ({getattr(e, 'reason', None) or e})"
-            fix = f"Or put {self.address} into {place} by hand."
-            raise BadInput(Problem("captioner", what, fix=fix)) from e
+        """Ours, not the host's downloader: that one waits for ever on a dead connection and cannot be stopped."""
+        by_hand = f"Or put {self.address} into {self.place} by hand."
+        if not self._found() and not fetch({self.address: self.place / self.file}, progress, stop, by_hand):
+            return
+        if self.speaks and not words.present():
+            words.fetch()
 
     @contextmanager
-    def opened(self) -> Iterator[Describe]:
-        with queue_lock, job("describing pictures"), self.loaded() as describe:
-            yield describe
+    def opened(self, stop: Callable[[], bool]) -> Iterator[Describe]:
+        turns = _Turns(self, stop)
+        try:
+            yield turns.say
+        finally:
+            turns.leave()
+
+    def bring(self) -> None:
+        """See `Model.bring`. Raises `BadInput` over broken files."""
+        try:
+            self.model.bring()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except BROKEN as e:
+            file = next(iter(self._found()), self.file)
+            reason = " ".join(str(e).split())[:200]
+            what = f"the model {Path(file).name} cannot be loaded: it is damaged, or of another kind ({reason})"
+            raise BadInput(Problem("captioner", what, fix=f"Delete {file} and download it again.")) from e
 
 
-@contextmanager
-def _deepbooru() -> Iterator[Describe]:
-    deepbooru.model.start()
-    unwanted = {word.strip().replace(" ", "_") for word in shared.opts.deepbooru_filter_tags.split(",")}
-    try:
-        yield lambda image: _tags(image, unwanted)
-    finally:
+class _Turns:
+    """The host's queue, held for some pictures and given to others in between."""
+
+    def __init__(self, captioner: HostCaptioner, stop: Callable[[], bool]) -> None:
+        self._captioner = captioner
+        self._stop = stop
+        self._held = ExitStack()
+        self._until: float | None = None
+        """When the turn is over; None: it is not ours."""
+
+    def say(self, image: Image.Image) -> str | Sequence[Tag] | None:
+        """What is in the picture; None when stopped before it was our turn."""
+        if self._until is not None and time.monotonic() > self._until:
+            self.leave()
+            time.sleep(BETWEEN)
+        if self._until is None and not self._enter():
+            return None
+        return self._captioner.model.say(image.convert("RGB"))
+
+    def _enter(self) -> bool:
+        while not queue_lock.acquire(blocking=False):
+            if self._stop():
+                return False
+            time.sleep(BETWEEN)
+        self._held.callback(queue_lock.release)
+        self._held.enter_context(job("describing pictures"))
+        self._captioner.bring()
+        self._held.callback(self._captioner.model.put_away)
+        self._until = time.monotonic() + TURN
+        return True
+
+    def leave(self) -> None:
+        """Give the card and the queue back."""
+        self._held.close()
+        self._until = None
+
+
+class _DeepBooru:
+    """Of the host's `deepbooru.model`, which its DeepBooru button uses."""
+
+    def bring(self) -> None:
+        try:
+            deepbooru.model.start()
+        except BaseException:
+            deepbooru.model.model = None  # it has one of random weights now, and would take that for loaded
+            raise
+
+    def say(self, image: Image.Image) -> list[Tag]:
+        network = deepbooru.model.model
+        pixels = np.array(images.resize_image(2, image, SIDE, SIDE), dtype=np.float32)[None] / 255
+        with torch.no_grad(), devices.autocast():
+            scores = network(torch.from_numpy(pixels).to(devices.device, devices.dtype))[0].float().cpu().tolist()
+        unwanted = {word.strip().replace(" ", "_") for word in shared.opts.deepbooru_filter_tags.split(",")}
+        found = [Tag(name, score) for name, score in zip(network.tags, scores, strict=True) if name not in unwanted]
+        return sorted((tag for tag in found if not tag.name.startswith(RATING)), key=lambda tag: -tag.score)
+
+    def put_away(self) -> None:
         deepbooru.model.stop()
 
 
-def _tags(image: Image.Image, unwanted: set[str]) -> list[Tag]:
-    pixels = np.array(images.resize_image(2, image.convert("RGB"), SIDE, SIDE), dtype=np.float32)[None] / 255
-    network = deepbooru.model.model
-    with torch.no_grad(), devices.autocast():
-        scores = network(torch.from_numpy(pixels).to(devices.device, devices.dtype))[0].float().cpu().tolist()
-    found = [Tag(name, score) for name, score in zip(network.tags, scores, strict=True) if name not in unwanted]
-    return sorted((tag for tag in found if not tag.name.startswith(RATING)), key=lambda tag: -tag.score)
-
-
-@contextmanager
-def _blip() -> Iterator[Describe]:
+class _Blip:
     """The sentence of the host's "Interrogate CLIP" without the artists and styles behind it."""
-    lowvram.send_everything_to_cpu()
-    devices.torch_gc()
-    host = shared.interrogator
-    if host.blip_model is None:
-        host.blip_model = host.load_blip_model()
-        if not shared.cmd_opts.no_half and not host.running_on_cpu:
-            host.blip_model = host.blip_model.half()
-    before = host.dtype
-    host.blip_model = host.blip_model.to(devices.device_interrogate)
-    host.dtype = next(host.blip_model.parameters()).dtype
-    try:
-        yield lambda image: str(host.generate_caption(image.convert("RGB")))
-    finally:
-        host.dtype = before
-        host.unload()
+
+    def bring(self) -> None:
+        lowvram.send_everything_to_cpu()
+        devices.torch_gc()
+        host = shared.interrogator
+        if host.blip_model is None:
+            with words.offline():
+                host.blip_model = host.load_blip_model()
+            if not shared.cmd_opts.no_half and not host.running_on_cpu:
+                host.blip_model = host.blip_model.half()
+        host.blip_model = host.blip_model.to(devices.device_interrogate)
+
+    def say(self, image: Image.Image) -> str:
+        host = shared.interrogator
+        before = host.dtype
+        host.dtype = next(host.blip_model.parameters()).dtype
+        try:
+            return str(host.generate_caption(image))
+        finally:
+            host.dtype = before
+
+    def put_away(self) -> None:
+        shared.interrogator.unload()
 
 
 DEEPBOORU = HostCaptioner(
@@ -118,10 +212,10 @@ DEEPBOORU = HostCaptioner(
     "DeepBooru (WebUI)",
     "tags",
     folder="torch_deepdanbooru",
-    place="https://github.com/AUTOMATIC1111/TorchDeepDanbooru/releases/download/v1",
+    site="https://github.com/AUTOMATIC1111/TorchDeepDanbooru/releases/download/v1",
     file="model-resnet_custom_v3.pt",
     megabytes=615,
-    loaded=_deepbooru,
+    model=_DeepBooru(),
 )
 """DeepDanbooru: tags of anime pictures."""
 
@@ -130,8 +224,9 @@ BLIP = HostCaptioner(
     "BLIP (WebUI)",
     "sentence",
     folder="BLIP",
-    place="https://storage.googleapis.com/sfr-vision-language-research/BLIP/models",
+    site="https://storage.googleapis.com/sfr-vision-language-research/BLIP/models",
     file="model_base_caption_capfilt_large.pth",
     megabytes=855,
-    loaded=_blip,
+    model=_Blip(),
+    speaks=True,
 )
