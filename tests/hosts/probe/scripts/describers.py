@@ -16,7 +16,7 @@ from modules import deepbooru, deepbooru_model, paths, script_callbacks, shared
 NARROW = 16
 """So many times fewer channels; the picture's three and the tags stay."""
 TAGS = 9176
-FILTERED = "filtered tag"
+FILTERED = "filtered_tag"
 """What the test has the WebUI leave out."""
 MED = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30524,
