@@ -68,11 +68,12 @@ class World:
     def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Add every process's gradients into each one's own; gives the sum of `loss` (a scalar).
 
-        Parameters that learn but had no sample here count as 0. Call it after an agreement only.
+        Parameters that learn but had no sample here count as 0; those that had none anywhere (their layer rests) stay
+        without a gradient, and so are left out of the step as in a single process. Call it after an agreement only.
         """
         if self.size == 1:
             return loss
-        learning = [p for p in parameters if p.requires_grad]
+        learning = self._used_anywhere([p for p in parameters if p.requires_grad])
         for parameter in learning:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -85,6 +86,13 @@ class World:
                     gradient.copy_(summed.view_as(gradient))
             torch.distributed.all_reduce(total)
         return total
+
+    def _used_anywhere(self, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+        """Those that have a gradient in any of the processes."""
+        used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+        with _one_may_be_gone():
+            torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
+        return [p for p, is_used in zip(parameters, used.tolist(), strict=True) if is_used]
 
     def alike(self, parameters: Iterable[Tensor]) -> None:
         """Give every process the first one's numbers, bit for bit."""

@@ -92,8 +92,10 @@ def refused(name, world, **values):
 Material.batch = watched
 with joined() as world:
     before = fingerprint(model())
-    plain = json.loads((folder / "plain.json").read_text())
-    drain("plain", world, **plain, preview_prompt="a cat", preview_every=2, state_every=2)
+    plain, *dropping = json.loads((folder / "settings.json").read_text()).items()
+    drain(plain[0], world, **plain[1], preview_prompt="a cat", preview_every=2, state_every=2)
+    for name, values in dropping:
+        drain(name, world, **values)
     drain("stopped", world, Stop, at=2, max_steps=5)
     drain("aborted", world, Abort, at=1, by=0, max_steps=5)
     drain("half", world, max_steps=2, state_every=1, seed=3)

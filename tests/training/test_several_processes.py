@@ -17,6 +17,20 @@ from lora_ext.errors import BadInput
 from lora_ext.training.world import ALONE, World, joined
 
 PLAIN = {"max_steps": 5, "dropout": 0.0, "text_encoder_lr": 1e-3, "min_snr_gamma": 5.0, "pyramid_levels": 2}
+DROPPING = {
+    "a lora with dropout": {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3, "text_encoder_lr": 1.0},
+    "a loha with dropout": {"kind": "loha", "rank_dropout": 0.3, "dropout": 0.3, "text_encoder_lr": 1.0},
+    "numbers of the change left out": {"weight_dropout": 0.3, "dropout": 0.3},
+}
+DROPPED = {
+    "max_steps": 3,
+    "optimizer": "custom",
+    "optimizer_class": "torch.optim.SGD",
+    "optimizer_args": "momentum=0.9",
+    "learning_rate": 1.0,
+    "weight_decay": 0.0,
+}
+"""Not Adam, which makes as much of a gradient that is rounding as of any other."""
 HERE = Path(__file__).parent
 
 
@@ -26,7 +40,8 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     pictures(folder / "pictures")
     pictures(folder / "one picture", count=1)
-    (folder / "plain.json").write_text(json.dumps(PLAIN))
+    dropping = {name: {**DROPPED, **values} for name, values in DROPPING.items()}
+    (folder / "settings.json").write_text(json.dumps({"plain": PLAIN, **dropping}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,12 +56,18 @@ def together(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=300)[1] for process in ours]
+        errors = [process.communicate(timeout=1500)[1] for process in ours]
     finally:
         for process in ours:
             process.kill()
     assert [process.returncode for process in ours] == [0, 0], "\n".join(errors)
     return folder, [json.loads((folder / f"said {rank}.json").read_text()) for rank in range(2)]
+
+
+def apart(one, other, keys):
+    """How far two files are from each other."""
+    assert one.keys() == other.keys()
+    return torch.cat([(one[key] - other[key]).flatten() for key in keys]).norm().item()
 
 
 def test_all_see_the_same_pictures_in_the_same_order(together):
@@ -59,16 +80,31 @@ def test_it_is_one_process_with_the_whole_batch_to_rounding(together, tmp_path):
     folder, (first, second) = together
     alone = run(tmp_path, images=str(folder / "pictures"), batch_size=2, **PLAIN)
     mine, theirs = alone.tensors, contents(folder / "plain" / "x.safetensors")[0]
-    assert mine.keys() == theirs.keys()
     start = run(tmp_path / "start", images=str(folder / "pictures"), batch_size=2, **{**PLAIN, "learning_rate": 1e-30})
-    moved = torch.cat([(mine[k] - start.tensors[k]).flatten() for k in mine if "lora_up" in k])
-    apart = torch.cat([(mine[k] - theirs[k]).flatten() for k in mine if "lora_up" in k])
-    assert apart.norm() < 1e-3 * moved.norm()
+    ups = [key for key in mine if "lora_up" in key]
+    assert apart(mine, theirs, ups) < 1e-3 * apart(mine, start.tensors, ups)
     assert first["plain"]["losses"] == pytest.approx([s.loss for s in alone.steps], rel=1e-4)
     assert first["plain"]["losses"] == second["plain"]["losses"]
     one_each = run(tmp_path / "one", images=str(folder / "pictures"), batch_size=1, **PLAIN)
     assert not same(one_each.tensors, theirs)
     assert [s.loss for s in one_each.steps] != pytest.approx(first["plain"]["losses"], rel=1e-3), "it could differ"
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_what_is_left_out_is_that_of_one_process_too(together, tmp_path, name):
+    """A picture's dropout hangs on its place in the whole batch, so it is the same in whichever process."""
+    folder, (first, second) = together
+    text_learns = "text_encoder_lr" in DROPPING[name]
+
+    def alone(**values):
+        given = {"images": str(folder / "pictures"), "batch_size": 2, **DROPPED, **DROPPING[name], **values}
+        return run(tmp_path / str(len(list(tmp_path.iterdir()))), **given)
+
+    whole, start = alone(), alone(max_steps=1, learning_rate=1e-30, text_encoder_lr=bool(text_learns) * 1e-30)
+    mine, theirs = whole.tensors, contents(folder / name / "x.safetensors")[0]
+    learnt = [key for key in theirs if not key.endswith("alpha")]
+    assert apart(mine, theirs, learnt) < 1e-3 * apart(mine, start.tensors, learnt)
+    assert first[name]["losses"] == second[name]["losses"] == pytest.approx([s.loss for s in whole.steps], rel=1e-4)
 
 
 def test_one_writes_and_shows(together):
