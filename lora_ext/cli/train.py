@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -59,17 +60,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(config: TrainCommand, world: World, dry: bool) -> int:
+    save = config.run.save
     check_all(
         lambda: check_load(config.model),
         lambda: scan(config.run.data),
-        lambda: check_lora_output(config.run.save.output, config.run.save.overwrite),
+        lambda: check_lora_output(save.output, save.overwrite or save.resume),
     )
     progress = Progress(sys.stderr, quiet=not world.leads)
     progress.line(f"loading {config.model.checkpoint}")
     model = StandaloneModel.load(config.model)
     if world.size > 1:
         progress.line(f"{world.size} processes train together, {config.run.data.batch_size} picture(s) each at a time")
-    output = lora_path(config.run.save.output)
+        if os.name != "nt":  # the launcher's own Ctrl-C leaves them 30 s
+            progress.line(f"to stop them all and keep what is learnt, however long it takes: kill -INT {os.getpid()}")
+    output = lora_path(save.output)
     if dry:
         return _rehearse(model, config.run, output, world)
     previews = output.with_name(f"{output.stem}.previews")

@@ -92,14 +92,31 @@ def check_optimizer(optim: OptimConfig, rates: Sequence[float], device: torch.de
         kind = kind_of(optim)
         if kind.cuda_only and device.type != "cuda":
             yield Problem("optimizer", f"{kind.name} runs on an NVIDIA card only", "adamw here", optim.optimizer)
-        probe = nn.Parameter(torch.zeros(2, 2))
-        make_optimizer([([probe], rates[0] if rates else 1e-4)], optim, torch.device("cpu"))
+        own = optim.optimizer == "custom"
+        where = device if own else torch.device("cpu")
+        probe = nn.Parameter(torch.zeros(2, 2, device=where))
+        made = make_optimizer([([probe], rates[0] if rates else 1e-4)], optim, where)
+        if own:
+            _try_a_step(made, probe)
     except BadInput as e:
         yield from e.problems
         return
     if kind.one_rate and len(set(rates)) > 1:
         fix = "Give UNet and text encoder the same one, usually 1."
         yield Problem("optimizer", f"{kind.name} finds one learning rate for all", "equal learning rates", fix=fix)
+
+
+def _try_a_step(made: torch.optim.Optimizer, probe: nn.Parameter) -> None:
+    """Raise `BadInput` for a class that cannot step as training does: it asks for a closure, or for other gradients."""
+    probe.grad = torch.ones_like(probe)
+    step: Callable[[], object] = made.step
+    try:
+        with torch.no_grad():
+            step()
+    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as e:
+        why = " ".join(str(e).split())
+        what = f"{type(made).__name__} cannot train a LoRA: its step fails"
+        raise BadInput(Problem("optimizer_class", what, "another optimizer", why)) from e
 
 
 def finds_rate(optim: OptimConfig) -> bool:

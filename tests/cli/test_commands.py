@@ -100,6 +100,18 @@ def test_info(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told["made_for"] == "SD 1.x"
 
 
+def test_a_run_is_made_longer_under_its_own_name(
+    checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--checkpoint", str(checkpoint), "--images", str(pictures), "--output", str(tmp_path / "cat")]
+    words += [*small, "--device", "cpu", "--state-every", "1"]
+    assert main([*words, "--max-steps", "1"]) == 0
+    assert main([*words, "--max-steps", "2"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "--max-steps", "2", "--resume"]) == 0
+    assert "Going on after step 1" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one child")
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_keeps_what_was_learnt(
@@ -114,7 +126,7 @@ def test_a_stop_keeps_what_was_learnt(
         assert any("Training" in line for line in run.stderr)
         time.sleep(1)
         run.send_signal(which)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=600)
     assert run.returncode == 130, err
     assert "stopped" in err
     assert out.splitlines()[-1] == "<lora:cut:1>"

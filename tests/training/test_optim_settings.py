@@ -106,6 +106,14 @@ def test_what_is_no_optimizer_is_named(name):
     assert [p.field for p in problems] == ["optimizer_class"]
 
 
+@pytest.mark.parametrize(("name", "why"), [("LBFGS", "closure"), ("SparseAdam", "dense gradients")])
+def test_an_optimizer_that_cannot_step_is_told_before_the_run(name, why):
+    optim = OptimConfig(optimizer="custom", optimizer_class=f"torch.optim.{name}", weight_decay=0.0)
+    (problem,) = check_optimizer(optim, [1e-3], CPU)
+    assert problem.field == "optimizer_class"
+    assert why in str(problem)
+
+
 @about("optimizer_args")
 def test_arguments_are_passed_and_checked(tmp_path):
     optim = OptimConfig(optimizer_args="betas=(0.5, 0.9) eps=1e-3, amsgrad=true")
