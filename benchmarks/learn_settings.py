@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demo.subjects import COUNT
@@ -24,7 +24,7 @@ class Settings:
     class_pictures: int = 0
     """Regularisation pictures: ordinary things beside the subject's pictures, captioned without its trigger."""
     repeats: int = 1
-    """Of the subject's pictures, so that they make up half of what is seen."""
+    """Of the subject's pictures, so that they make up a half or a third of what is seen."""
     schedule: str = "constant"
     lowest_strength: float = 1.0
     """Each batch is learnt at a strength drawn between this and 1, for use beside other LoRAs."""
@@ -65,9 +65,11 @@ _USUAL = Settings(
 )
 """Rank, alpha and all that is not named: the project's defaults. The base has widths of 64 and 128 where SD1.5 has 320
 to 1280, and pictures of 64 px; it learns at ten times the learning rate of SD1.5."""
+_FOR_TWO = replace(_USUAL, steps=1000, class_pictures=400)
+"""For two at once: each is used at less than the full strength, so it learns at less."""
 SETTINGS: Mapping[str, Settings] = {
-    "zorbit": _USUAL,
-    "hatched": _USUAL,
+    "zorbit": replace(_FOR_TWO, lowest_strength=0.3, text_encoder_lr=1.5e-3),
+    "hatched": replace(_FOR_TWO, lowest_strength=0.35),
     "between": _USUAL,
     "gorp": _USUAL,
 }
