@@ -27,6 +27,8 @@ SAYING = [
         "api/waiting.py", "config/reading.py", "data/caption_source.py", "data/editing/bulk.py",
         "data/editing/caption_files.py", "data/editing/desk.py", "data/editing/pattern.py", "data/editing/receiving.py",
         "data/editing/saving.py", "data/latents.py", "data/picture_file.py", "data/report.py", "data/set_scan.py",
+        "captioner/fetching.py", "data/tagging/run.py", "data/tagging/wd.py", "hosts/blip.py",
+        "hosts/webui/captioners.py", "hosts/webui/words.py",
         "formats/atomic.py", "hosts/webui/live.py", "model/detection.py", "presets/shelf.py",
         "training/caption_supply.py", "training/check.py", "training/material.py",
         "training/comparison.py", "training/creation.py", "training/keeper.py", "training/loop.py",
@@ -44,7 +46,8 @@ _JOINED = (
 """What is put together from parts in several places."""
 
 _CALLED = re.compile(r'\bt\(\s*"((?:[^"\\]|\\.)*)"')
-_MARKS = re.compile(r"const MARKS = {(.*?)};", re.DOTALL)
+_MARKS = re.compile(r"const (?:MARKS|PLACES|BECAME|KINDS|TOLD) = {(.*?)};", re.DOTALL)
+_VALUE = re.compile(r':\s*"((?:[^"\\\n]|\\.)*)"')
 _LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 _TEXT = re.compile(r"(?:\{\d\}\S* |[A-Z“(])[^<>=#;|_]*[a-z…:.)”}][^<>=#;|_]*")
 _SENTENCE = re.compile(r"[A-Z][^<>{}\n]* [^<>{}\n]*\.")
@@ -77,7 +80,7 @@ def _of_script(source: str) -> Iterator[str]:
     source = re.sub(r"^\s*//.*$", "", source, flags=re.MULTILINE)
     yield from (_plain(text) for text in _CALLED.findall(source))
     for table in _MARKS.findall(source):
-        yield from _LITERAL.findall(table)
+        yield from _VALUE.findall(table)
     for text in _LITERAL.findall(source):
         if _TEXT.fullmatch(text) and not any(re.fullmatch(rf"{key}\w*", text) for key in _KEYS):
             yield _plain(text)
