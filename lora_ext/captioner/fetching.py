@@ -84,9 +84,11 @@ def _one(address: str, place: Path, progress: Callable[[int, int], None], stop: 
 
 def _lost(name: str, error: Exception, by_hand: str) -> BadInput:
     if isinstance(error, urllib.error.HTTPError):
-        return _bad(f"the server has not given {name} ({error.code} {error.reason})", by_hand)
+        what = f"the server has not given {name} ({error.code} {error.reason})"
+        return _bad(what, by_hand)
     said = getattr(error, "reason", None) or error or type(error).__name__
-    return _bad(f"the file {name} cannot be fetched: there is no connection ({said})", by_hand)
+    what = f"the file {name} cannot be fetched: there is no connection ({said})"
+    return _bad(what, by_hand)
 
 
 def _bad(what: str, fix: str) -> BadInput:

@@ -50,8 +50,8 @@ class Blip:
 
     def fetch(self, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
         source = f"{_site()}/{OWNER}/{NAME}"
-        by_hand = f"Or put {', '.join(FILES)} from {source} into {self.folder} by hand."
-        fetch({f"{source}/resolve/main/{name}": self.folder / name for name in FILES}, progress, stop, by_hand)
+        fix = f"Or put {', '.join(FILES)} from {source} into {self.folder} by hand."
+        fetch({f"{source}/resolve/main/{name}": self.folder / name for name in FILES}, progress, stop, fix)
 
     @contextmanager
     def opened(self, stop: Callable[[], bool]) -> Iterator[Describe]:

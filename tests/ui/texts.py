@@ -145,11 +145,21 @@ def _of_problems(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             yield from _of_call(node)
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("fix", "what", "why"):
-            first = node.value.left if isinstance(node.value, ast.BinOp) else node.value
-            yield from _sentences(_template(first))
+        if isinstance(node, ast.Assign):
+            for name, value in _assigned(node):
+                if name in ("fix", "how", "what", "why"):
+                    yield from _sentences(_template(value.left if isinstance(value, ast.BinOp) else value))
         if isinstance(node, ast.FunctionDef) and node.name == "_reason":
             yield from (_template(one.value) for one in ast.walk(node) if isinstance(one, ast.Return) and one.value)
+
+
+def _assigned(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
+    """`a = 1` and `a, b = 1, 2` by name."""
+    target, value = node.targets[0], node.value
+    pairs = [(target, value)]
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = list(zip(target.elts, value.elts, strict=True))
+    yield from ((getattr(one, "id", ""), given) for one, given in pairs)
 
 
 def _of_call(node: ast.Call) -> Iterator[str]:

@@ -78,10 +78,10 @@ class WdTagger:
 
     def fetch(self, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
         engine = next(iter(_engines()), ENGINES[0])
-        address = f"{_site()}/{OWNER}/{self.name}/resolve/main"
+        source = f"{_site()}/{OWNER}/{self.name}"
         names = (TAGS, *FILES[engine])
-        by_hand = f"Or put {', '.join(names)} from {_site()}/{OWNER}/{self.name} into {self.folder} by hand."
-        fetch({f"{address}/{name}": self.folder / name for name in names}, progress, stop, by_hand)
+        fix = f"Or put {', '.join(names)} from {source} into {self.folder} by hand."
+        fetch({f"{source}/resolve/main/{name}": self.folder / name for name in names}, progress, stop, fix)
 
     @contextmanager
     def opened(self, stop: Callable[[], bool]) -> Iterator[Describe]:

@@ -93,8 +93,8 @@ class HostCaptioner:
 
     def fetch(self, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
         """Ours, not the host's downloader: that one waits for ever on a dead connection and cannot be stopped."""
-        by_hand = f"Or put {self.address} into {self.place} by hand."
-        if not self._found() and not fetch({self.address: self.place / self.file}, progress, stop, by_hand):
+        fix = f"Or put {self.address} into {self.place} by hand."
+        if not self._found() and not fetch({self.address: self.place / self.file}, progress, stop, fix):
             return
         if self.speaks and not words.present():
             words.fetch()

@@ -43,17 +43,15 @@ def present() -> bool:
 
 def fetch() -> None:
     """Put it where the host looks for it. Raises `BadInput` (field `captioner`) soon when there is no connection."""
-    by_hand = f"Or copy the folder {place().name} of another computer's cache into {place().parent} by hand."
-    reach(source(), by_hand)
+    fix = f"Or copy the folder {place().name} of another computer's cache into {place().parent} by hand."
+    reach(source(), fix)
     try:
         cached_file(NAME, FILE)
         for name in OTHERS:
             cached_file(NAME, name)
     except OSError as e:
         reason = " ".join(str(e).split())[:200]
-        raise BadInput(
-            Problem("captioner", f"the file {FILE} of {NAME} cannot be fetched ({reason})", fix=by_hand)
-        ) from e
+        raise BadInput(Problem("captioner", f"the file {FILE} of {NAME} cannot be fetched ({reason})", fix=fix)) from e
 
 
 @contextmanager
