@@ -20,6 +20,7 @@ SAID = {
     "Rank is out of range; expected 1 to 1024; got 0.": "秩 超出范围；应为：1 to 1024；得到：0。",
     "12x20 px is too small, expected at least 16 px on each side": "12x20 像素太小；应为：每边至少 16 像素",
     "Without caption: a.png, b.png and 7 more (9 in all).": "没有说明：a.png, b.png 以及另外 7 个（共 9 个）。",
+    "Another checkpoint was loaded during the pause. Start again.": "暂停期间加载了另一个模型。 请重新开始。",
     "Nobody knows this one; got 3. Check the spelling.": "Nobody knows this one; got 3. 请检查拼写。",
 }
 """What the server says, and the page makes of it."""
@@ -75,6 +76,7 @@ def test_the_page_speaks_the_language_of_the_browser(browser, address, stage):
 
     context = browser.new_context(locale="zh-CN", viewport={"width": 390, "height": 844})
     page = context.new_page()
+    page.set_default_timeout(120_000)
     page.goto(address)
     page.wait_for_selector("#lora_ext_start")
     expect(page.locator("#lora_ext_start")).to_have_text("开始训练")
