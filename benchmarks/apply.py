@@ -3,7 +3,7 @@
 `python -m benchmarks.apply [--json] [--device cuda] …`. Random weights in the real shapes; kohya files of rank 32 over
 the 192 layers that kohya's trainer touches. Medians in one process. Four pieces of work are timed:
 
-- *from files*: ours `read_network`, `WeightPatcher.apply`; diffusers `load_lora_weights`, `set_adapters`, `fuse_lora`.
+- *from files*: ours `read_networks`, `WeightPatcher.apply`; diffusers `load_lora_weights`, `set_adapters`, `fuse_lora`.
 - *weights only*: the part of that after loading: `apply` against `set_adapters` and `fuse_lora`. Ours makes sure of the
   originals in it, which the peer does not keep: the model comes from a checkpoint file, as every model does; they are
   compared with the file, and nothing is copied.
@@ -37,7 +37,8 @@ from torch import Tensor
 
 from benchmarks.report import Row, show
 from lora_ext.adapters import LoraAdapter, Network
-from lora_ext.formats import NameTable, read_network, write_network
+from lora_ext.errors import BadInput
+from lora_ext.formats import NameTable, read_networks, write_network
 from lora_ext.hosts.weight_file import weight_file
 from lora_ext.layers import Layer
 from lora_ext.model import Architecture, TextShape, UNetShape, VaeShape, default_targets, layer_table
@@ -253,11 +254,12 @@ def _ours(case: Case, patcher: WeightPatcher, count: int, bench: Bench) -> tuple
     networks: list[Network] = []
 
     def read() -> None:
-        for path in case.files[:count]:
-            network = read_network(path, case.names).network
-            for adapter in network.adapters.values():
+        for result in read_networks(case.files[:count], case.names, as_stored=True):
+            if isinstance(result, BadInput):
+                raise result
+            for adapter in result.network.adapters.values() if bench.device.type != "cpu" else ():
                 adapter.to(bench.device)
-            networks.append(network)
+            networks.append(result.network)
 
     times = (
         bench.timed(read),

@@ -14,7 +14,10 @@ from lora_ext.layers import ConvGeometry
 
 
 class Factors(NamedTuple):
-    """ΔW as one matrix product, flattened: `up` [out, r] @ `down` [r, in·k·k], float32, scale already inside `up`."""
+    """ΔW as one matrix product, flattened: `up` [out, r] @ `down` [r, in·k·k], scale already inside `up`.
+
+    `up` is float32; `down` may have a half precision that its file had.
+    """
 
     up: Tensor
     down: Tensor

@@ -50,9 +50,10 @@ def kind_of(tensor_names: Iterable[str]) -> type[Adapter] | None:
     return next((kind for kind in KINDS if kind.reads(names)), None)
 
 
-def adapter_for(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Adapter:
+def adapter_for(tensors: Mapping[str, Tensor], shape: tuple[int, ...], *, as_stored: bool = False) -> Adapter:
     """Build the adapter of one layer from its file tensors (names without the layer prefix).
 
+    `as_stored` is for plain LoRA, see `LoraAdapter.as_stored`; other kinds make copies in float32 all the same.
     Raises `BadInput` when no kind reads them or when they do not fit a layer of `shape`.
     """
     kind = kind_of(tensors)
@@ -61,4 +62,6 @@ def adapter_for(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Adapte
     if kind is None:
         readable = " or ".join("/".join(sorted(k.tensor_names)) for k in KINDS)
         raise BadInput(Problem(", ".join(sorted(tensors)), "is a kind of adapter that cannot be read", readable))
+    if as_stored and kind is LoraAdapter:
+        return LoraAdapter.as_stored(tensors, shape)
     return kind.from_tensors(tensors, shape)

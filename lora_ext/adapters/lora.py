@@ -13,7 +13,9 @@ from lora_ext.adapters.base import Adapter, Factors
 from lora_ext.adapters.operation import along, apply_weight, as_kernel
 from lora_ext.adapters.reading import (
     ALPHA,
+    SCALAR,
     SCALES,
+    STORED,
     Shape,
     check_layer,
     checked,
@@ -36,9 +38,9 @@ class LoraAdapter(Adapter):
     """Low-rank change of a linear layer or a convolution (LoRA, arXiv 2106.09685 eq. 3; LoCon as in LyCORIS).
 
     `down` [r, in] or [r, in, kh, kw], `up` [out, r] or [out, r, 1, 1]; with `mid` [r, r, kh, kw] `down` is
-    [r, in, 1, 1]. Parameters are float32 whatever the file held; a layer of shape [out, in, 1, 1] gets factors with
-    the two trailing ones, as hosts write them. rsLoRA (arXiv 2312.03732) is the same with alpha·√r for alpha, which is
-    how kohya's trainer and LyCORIS store it.
+    [r, in, 1, 1]. Parameters are float32 whatever the file held, unless they were asked for as stored; a layer of
+    shape [out, in, 1, 1] gets factors with the two trailing ones, as hosts write them. rsLoRA (arXiv 2312.03732) is the
+    same with alpha·√r for alpha, which is how kohya's trainer and LyCORIS store it.
 
     `mask` [r], when set, is multiplied onto the hidden activations in `forward_delta` and nowhere else: a trainer's
     rank dropout.
@@ -84,8 +86,22 @@ class LoraAdapter(Adapter):
 
         A missing alpha means alpha = rank, as every host reads it. `Problem.field` is the tensor's file name.
         """
+        return cls._read(tensors, shape, as_stored=False)
+
+    @classmethod
+    def as_stored(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> LoraAdapter:
+        """`from_tensors` of tensors that are known to be finite and are nobody else's.
+
+        They become the parameters themselves, in their own precision where that is float32 or half of it. ΔW is the
+        same, bit for bit; not for training.
+        """
+        return cls._read(tensors, shape, as_stored=True)
+
+    @classmethod
+    def _read(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...], as_stored: bool) -> LoraAdapter:
         check_layer(shape, "LoRA")
-        found = checked(tensors, (DOWN, UP), (MID,))
+        as_stored = as_stored and SCALAR not in tensors and all(t.dtype in STORED for t in tensors.values())
+        found = checked(tensors, (DOWN, UP), (MID,), finite=as_stored)
         _check_transposed(found, shape)
         out, width, *kernel = shape
         rank, ones = rank_of(DOWN, found[DOWN]), [1] * len(kernel)
@@ -95,7 +111,7 @@ class LoraAdapter(Adapter):
         }
         if MID in found:
             wanted[MID] = (rank, rank, *kernel)
-        down, up, *mid = fitted(found, wanted, shape)
+        down, up, *mid = fitted(found, wanted, shape, as_stored=as_stored)
         return cls(down, with_scalar(up, tensors), mid[0] if mid else None, scale_of(tensors, rank) * rank)
 
     @property
@@ -110,15 +126,16 @@ class LoraAdapter(Adapter):
 
     def to_tensors(self) -> dict[str, Tensor]:
         """`lora_down.weight`, `lora_up.weight`, `alpha` and, for Tucker, `lora_mid.weight`."""
-        out = {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha)}
+        out = {DOWN: self.down.detach().float(), UP: self.up.detach().float(), ALPHA: torch.tensor(self.alpha)}
         if self.mid is not None:
-            out[MID] = self.mid.detach()
+            out[MID] = self.mid.detach().float()
         return out
 
     def factors(self) -> Factors:
         """`up`·scale [out, r] and `down` [r, in·kh·kw]; a Tucker core is multiplied into `down`."""
-        down = self.down.float().flatten(1)
+        down = self.down.flatten(1)
         if self.mid is not None:
+            down = down.float()
             mid = self.mid.float().reshape(self.rank, self.rank, -1)
             down = (mid.transpose(1, 2) @ down).transpose(1, 2).reshape(self.rank, -1)
         return Factors(self.up.float().flatten(1) * self.scale, down)
@@ -126,7 +143,7 @@ class LoraAdapter(Adapter):
     def delta(self, base: Tensor) -> Tensor:
         """ΔW = scale · up · down in the shape of `base`, whose values are not looked at."""
         up, down = self.factors()
-        return (up @ down).reshape(base.shape)
+        return (up @ down.float()).reshape(base.shape)
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """ΔW on the layer's input without building ΔW: two (Tucker: three) small products.

@@ -20,8 +20,17 @@ LARGEST = 1e30
 """No factor is as large; products with it would leave float32."""
 
 
-def checked(tensors: Mapping[str, Tensor], needed: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Tensor]:
-    """The named tensors as they are, sure to be there and to hold finite real numbers. `BadInput` lists all faults."""
+STORED = frozenset({torch.float32, torch.float16, torch.bfloat16})
+"""Dtypes whose every number is a float32."""
+
+
+def checked(
+    tensors: Mapping[str, Tensor], needed: Iterable[str], optional: Iterable[str] = (), *, finite: bool = False
+) -> dict[str, Tensor]:
+    """The named tensors as they are, sure to be there and to hold finite real numbers. `BadInput` lists all faults.
+
+    `finite`: the caller knows that already of every number, and that all are real.
+    """
     found: dict[str, Tensor] = {}
     problems: list[Problem] = []
     names = list(needed)
@@ -31,17 +40,24 @@ def checked(tensors: Mapping[str, Tensor], needed: Iterable[str], optional: Iter
     for name in [*names, *optional]:
         if name in tensors:
             found[name] = tensors[name]
-            problems += _number_problems(name, tensors[name])
+            problems += () if finite else _number_problems(name, tensors[name])
     if problems:
         raise BadInput(*problems)
     return found
 
 
-def fitted(found: Mapping[str, Tensor], wanted: Mapping[str, Shape | tuple[Shape, ...]], layer: Shape) -> list[Tensor]:
+def fitted(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Shape | tuple[Shape, ...]],
+    layer: Shape,
+    *,
+    as_stored: bool = False,
+) -> list[Tensor]:
     """Float32 copies of the tensors in `wanted`'s order and shapes, sharing nothing with the file's buffer.
 
-    Of several shapes for one tensor the first is the one that comes back. The two ones that a 1x1 convolution adds may
-    be there or not. `BadInput` lists every tensor that has another size than a layer of shape `layer` asks for.
+    `as_stored`: no copies, but the tensors themselves in their own precision. Of several shapes for one tensor the
+    first is the one that comes back. The two ones that a 1x1 convolution adds may be there or not. `BadInput` lists
+    every tensor that has another size than a layer of shape `layer` asks for.
     """
     out: list[Tensor] = []
     problems: list[Problem] = []
@@ -52,7 +68,8 @@ def fitted(found: Mapping[str, Tensor], wanted: Mapping[str, Shape | tuple[Shape
             what = f"does not fit a layer of shape {size(layer)}"
             problems.append(Problem(name, what, " or ".join(map(size, options)), size(tensor.shape)))
         elif not problems:
-            out.append(tensor.detach().to(torch.float32, copy=True).reshape(options[0]).contiguous())
+            own = tensor.detach() if as_stored else tensor.detach().to(torch.float32, copy=True)
+            out.append(own.reshape(options[0]).contiguous())
     if problems:
         raise BadInput(*problems)
     return out

@@ -28,12 +28,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     """
     path = Path(path)
     layout = open_layout(path)
-    return read_tensors(path, layout, mapped=True), metadata_of(layout)
+    return tensors_in(path, layout, whole_file(path, mapped=True)), metadata_of(layout)
 
 
-def read_tensors(path: Path, layout: Layout, mapped: bool) -> dict[str, Tensor]:
-    """The tensors that `layout` describes; not mapped, the file may be overwritten afterwards without harm."""
-    content = whole_file(path, mapped)
+def tensors_in(path: Path, layout: Layout, content: Tensor) -> dict[str, Tensor]:
+    """The tensors that `layout` describes, as views of the file's `content`. Raises `BadInput`."""
     if isinstance(layout, Header):
         if content.numel() != layout.data_start + layout.data_bytes:
             raise BadInput(Problem(os.fspath(path), "the file changed while it was read", fix="Try again."))

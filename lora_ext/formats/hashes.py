@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,7 @@ def content_identity(layers: Mapping[LayerName, Mapping[str, Tensor]]) -> str:
 def _sum(tensor: Tensor) -> int:
     """The bits as 64-bit numbers, added up without regard to overflow, which is as fast as memory; or their CRC."""
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    numbers = content.numpy()
     if content.numel() % 8 or content.storage_offset() % 8 or content.data_ptr() % 8:
-        return zlib.crc32(content.numpy().data)
-    return int(content.view(torch.int64).sum())
+        return zlib.crc32(numbers.data)
+    return int(np.add.reduce(numbers.view(np.int64)))

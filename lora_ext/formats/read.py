@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
-from lora_ext.adapters import Adapter, Network, adapter_for, kind_of, split_bias
+from lora_ext.adapters import Adapter, LoraAdapter, Network, adapter_for, kind_of, split_bias
 from lora_ext.errors import BadInput, Problem
 from lora_ext.formats.bundled import is_embedding, read_embeddings
-from lora_ext.formats.checkpoint import metadata_of, open_layout, outline, read_tensors
+from lora_ext.formats.checkpoint import Layout, metadata_of, open_layout, outline, tensors_in
 from lora_ext.formats.dialects import as_adapters_read
 from lora_ext.formats.family import family_of
+from lora_ext.formats.file_bytes import whole_file
+from lora_ext.formats.finite import all_finite
 from lora_ext.formats.fitting import of_another_input
 from lora_ext.formats.found import Found
 from lora_ext.formats.hashes import content_identity
 from lora_ext.formats.names import NameTable
 from lora_ext.formats.peft_config import PeftSettings, peft_settings
 from lora_ext.formats.refusal import broken_layers, nothing_fits, placed, refuse_other_models
+from lora_ext.formats.safetensors_file import Header
 from lora_ext.formats.sorting import sort_by_layer
 from lora_ext.layers import Family, LayerName
 
 LARGEST = 16 << 30
 """Bytes of a network. SDXL's whole difference in float32 is 14 GB; sparse files may claim any size at no cost."""
-Content = dict[LayerName, Mapping[str, Tensor]]
+ROOM_FOR_NAMES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class ReadResult:
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
-def read_network(path: str | os.PathLike[str], names: NameTable, name: str | None = None) -> ReadResult:
+def read_network(
+    path: str | os.PathLike[str], names: NameTable, name: str | None = None, *, as_stored: bool = False
+) -> ReadResult:
     """Read a .safetensors or .pt network for the model of `names`; numbers become float32, bit for bit from the file.
 
     Every kind and spelling that kohya's trainer, LyCORIS, PEFT, diffusers, HCP-Diffusion and cloneofsimo's trainer
@@ -57,30 +64,114 @@ def read_network(path: str | os.PathLike[str], names: NameTable, name: str | Non
     with one broken layer (NaN, a factor without its partner, a size that no layer asks for) is refused whole: its
     layers were trained together, what broke one may have touched others unseen, and a LoRA that is missing is noticed
     at once where one that lacks a piece is not, a hundred pictures long. The message counts the broken layers.
+
+    `as_stored`: a plain LoRA keeps the file's precision, in half the memory and time. It applies as the same bits, but
+    is not to be trained.
     """
-    path = Path(path)
-    layout = open_layout(path)
-    metadata = metadata_of(layout)
-    # whatever names and shapes tell is told before a number is read: whole checkpoints lie in such folders too
-    sketch = {key: tensor for key, tensor in outline(layout).items() if not is_embedding(key, metadata)}
-    family = family_of({key: tuple(tensor.shape) for key, tensor in sketch.items()}, metadata)
-    settings = peft_settings(path, metadata)
-    layers, unmatched = sort_by_layer(path, sketch, names, family in (None, names.table.family), settings)
-    refuse_other_models(path, names, family, sketch, len(layers), unmatched)
-    if sketch and not layers:
-        raise nothing_fits(path, names, sketch)
-    _check_size(path)
-    tensors = read_tensors(path, layout, mapped=False)
-    embeddings = read_embeddings(path, tensors, metadata)
-    made = _Made(path, names, settings, alone=len(layers) == 1)
-    for found in layers:
-        made.add(found, {own: tensors[key] for own, key in found.keys.items()})
-    if made.problems:
-        raise broken_layers(path, names, family, made.problems, made.broken, len(layers))
-    if not made.adapters and (sketch or not embeddings):
-        raise nothing_fits(path, names, sketch)
-    network = Network(name or path.stem, made.adapters, metadata, content_identity(made.content))
-    return ReadResult(network, tuple(sorted([*unmatched, *made.unused])), family, embeddings)
+    plan = _Plan.of(Path(path), names)
+    return plan.made(plan.read(), name, as_stored)
+
+
+def read_networks(paths: Sequence[Path], names: NameTable, *, as_stored: bool = False) -> list[ReadResult | BadInput]:
+    """`read_network` of several files, in order, each its network or what it raises.
+
+    The bytes of one are read while the network of the one before is made. No thread is left afterwards.
+    """
+    done: list[ReadResult | BadInput] = []
+    with ThreadPoolExecutor(1, "lora-ext read") as reader:
+        before: Begun | None = None
+        for path in paths:
+            begun = _begun(path, names, reader)
+            done += [] if before is None else [_ended(before, as_stored)]
+            before = begun
+        return done + ([] if before is None else [_ended(before, as_stored)])
+
+
+class Content(NamedTuple):
+    """A file's tensors by key, and whether a network may keep them: all are finite, and nearly all are plain LoRA's,
+    so that no memory is held in vain."""
+
+    tensors: dict[str, Tensor]
+    storable: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a file's names and shapes tell; its numbers were not read."""
+
+    path: Path
+    names: NameTable
+    layout: Layout
+    metadata: dict[str, str]
+    sketch: dict[str, Tensor]
+    family: Family | None
+    settings: PeftSettings
+    layers: list[Found]
+    unmatched: list[str]
+
+    @classmethod
+    def of(cls, path: Path, names: NameTable) -> _Plan:
+        """Whatever can be told is told before a number is read: whole checkpoints lie in such folders, too."""
+        layout = open_layout(path)
+        metadata = metadata_of(layout)
+        sketch = {key: tensor for key, tensor in outline(layout).items() if not is_embedding(key, metadata)}
+        family = family_of({key: tuple(tensor.shape) for key, tensor in sketch.items()}, metadata)
+        settings = peft_settings(path, metadata)
+        layers, unmatched = sort_by_layer(path, sketch, names, family in (None, names.table.family), settings)
+        refuse_other_models(path, names, family, sketch, len(layers), unmatched)
+        if sketch and not layers:
+            raise nothing_fits(path, names, sketch)
+        _check_size(path)
+        return cls(path, names, layout, metadata, sketch, family, settings, layers, unmatched)
+
+    def read(self) -> Content:
+        """The numbers, in memory of their own."""
+        content = whole_file(self.path, mapped=False)
+        tensors = tensors_in(self.path, self.layout, content)
+        finite = isinstance(self.layout, Header) and all_finite(self.layout, content)
+        return Content(tensors, finite and self._plain_bytes > 0.95 * content.numel() - ROOM_FOR_NAMES)
+
+    def made(self, content: Content, name: str | None, as_stored: bool) -> ReadResult:
+        """The network. Raises `BadInput`."""
+        tensors = content.tensors
+        embeddings = read_embeddings(self.path, tensors, self.metadata)
+        as_stored = as_stored and content.storable
+        made = _Made(self.path, self.names, self.settings, len(self.layers) == 1, as_stored)
+        for found in self.layers:
+            made.add(found, {own: tensors[key] for own, key in found.keys.items()})
+        if made.problems:
+            raise broken_layers(self.path, self.names, self.family, made.problems, made.broken, len(self.layers))
+        if not made.adapters and (self.sketch or not embeddings):
+            raise nothing_fits(self.path, self.names, self.sketch)
+        network = Network(name or self.path.stem, made.adapters, self.metadata, content_identity(made.content))
+        return ReadResult(network, tuple(sorted([*self.unmatched, *made.unused])), self.family, embeddings)
+
+    @property
+    def _plain_bytes(self) -> int:
+        plain = (found.tensors.values() for found in self.layers if kind_of(found.tensors) is LoraAdapter)
+        return sum(tensor.numel() * tensor.element_size() for some in plain for tensor in some)
+
+
+Begun = tuple[_Plan, "Future[Content]"] | BadInput
+"""A file whose names fit and whose bytes are being read; or why they are not."""
+
+
+def _begun(path: Path, names: NameTable, reader: Executor) -> Begun:
+    try:
+        plan = _Plan.of(path, names)
+    except BadInput as e:
+        return e
+    return plan, reader.submit(plan.read)
+
+
+def _ended(begun: Begun, as_stored: bool) -> ReadResult | BadInput:
+    if isinstance(begun, BadInput):
+        return begun
+    plan, reading = begun
+    try:
+        return plan.made(reading.result(), None, as_stored)
+    except BadInput as e:
+        return e
 
 
 def _check_size(path: Path) -> None:
@@ -92,10 +183,11 @@ def _check_size(path: Path) -> None:
 class _Made:
     """The adapters made so far, what they were made of, and what went wrong."""
 
-    def __init__(self, path: Path, names: NameTable, settings: PeftSettings, alone: bool) -> None:
-        """`alone`: the file has one layer, and nothing is left of it without that."""
+    def __init__(self, path: Path, names: NameTable, settings: PeftSettings, alone: bool, as_stored: bool) -> None:
+        """`alone`: the file has one layer, and nothing is left of it without that. `as_stored`: see `read_network`;
+        all numbers must be known to be finite."""
         self.adapters: dict[LayerName, Adapter] = {}
-        self.content: Content = {}
+        self.content: dict[LayerName, Mapping[str, Tensor]] = {}
         self.unused: list[str] = []
         self.problems: list[Problem] = []
         self.broken = 0
@@ -103,6 +195,7 @@ class _Made:
         self._names = names
         self._settings = settings
         self._alone = alone
+        self._as_stored = as_stored
 
     def add(self, found: Found, given: Mapping[str, Tensor]) -> None:
         """Make the adapters of one layer: of its weight, of its bias, or of both."""
@@ -125,7 +218,8 @@ class _Made:
             self.problems += [self._placed(found, problem) for problem in e.problems]
 
     def _make(self, name: LayerName, tensors: Mapping[str, Tensor]) -> None:
-        self.adapters[name] = adapter_for(tensors, self._names.table.layers[name].shape)
+        shape = self._names.table.layers[name].shape
+        self.adapters[name] = adapter_for(tensors, shape, as_stored=self._as_stored)
         self.content[name] = tensors
 
     def _placed(self, found: Found, problem: Problem) -> Problem:

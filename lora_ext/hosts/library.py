@@ -135,11 +135,10 @@ class Library:
             problems: list[Problem] = []
             sums = self._sums(wanted, problems)
             networks: dict[Network, Strengths] = {}
-            for path, strengths in sums.items():
-                try:
-                    result = self._cache.read(path, names)
-                except BadInput as e:
-                    problems += e.problems
+            results = self._cache.read_all(list(sums), names)
+            for (path, strengths), result in zip(sums.items(), results, strict=True):
+                if isinstance(result, BadInput):
+                    problems += result.problems
                     continue
                 problems += _unmatched(path, result)
                 if strengths != Strengths(0.0, 0.0):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_ext.errors import BadInput, Problem
-from lora_ext.formats import NameTable, ReadResult, read_network
+from lora_ext.formats import NameTable, ReadResult, read_networks
 
 KEEP_BYTES = 512 << 20
 """Memory for networks that no prompt asks for now, unless a host has a setting for it."""
@@ -39,15 +39,36 @@ class NetworkCache:
 
     def read(self, path: Path, names: NameTable) -> ReadResult:
         """The network of a file for a model; read again when the file has changed. Raises `BadInput`."""
-        state = file_state(path)
-        kept = self._kept.get((path, names))
-        if kept is None or kept.state != state:
-            self._kept.pop((path, names), None)
-            result = read_network(path, names, path.stem)
-            size = sum(p.numel() * p.element_size() for p in result.network.parameters())
-            kept = self._kept[path, names] = _Kept(state, result, size)
-        self._kept.move_to_end((path, names))
-        return kept.result
+        [result] = self.read_all([path], names)
+        if isinstance(result, BadInput):
+            raise result
+        return result
+
+    def read_all(self, paths: Sequence[Path], names: NameTable) -> list[ReadResult | BadInput]:
+        """`read` of several files, all different, in order; what cannot be read comes back as what it raises."""
+        found: dict[Path, ReadResult | BadInput] = {}
+        new: dict[Path, FileState] = {}
+        for path in paths:
+            try:
+                state = file_state(path)
+            except BadInput as e:
+                found[path] = e
+                continue
+            kept = self._kept.get((path, names))
+            if kept is not None and kept.state == state:
+                found[path] = kept.result
+            else:
+                self._kept.pop((path, names), None)
+                new[path] = state
+        for path, result in zip(new, read_networks(list(new), names, as_stored=True), strict=True):
+            found[path] = result
+            if not isinstance(result, BadInput):
+                size = sum(p.numel() * p.element_size() for p in result.network.parameters())
+                self._kept[path, names] = _Kept(new[path], result, size)
+        for path in paths:
+            if (path, names) in self._kept:
+                self._kept.move_to_end((path, names))
+        return [found[path] for path in paths]
 
     def trim(self, in_use: Iterable[Path], names: NameTable) -> None:
         """Let go of what is not in use and finds no room."""

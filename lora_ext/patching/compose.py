@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -22,14 +23,13 @@ GPU_BLOCK = 1 << 26
 
 
 class _Written(NamedTuple):
-    """A block that was written, with the least and greatest number in it, and how far it may be from W0's."""
+    """A layer that was written, each block's squared length, and how far a number of it may be from W0's."""
 
     layer: Layer
     recipe: Recipe
     weight: Tensor
     original: Original
-    low: Tensor
-    high: Tensor
+    squares: list[Tensor]
     reach: float
 
 
@@ -56,6 +56,7 @@ class Composer:
         sure = self._peaks.get(layer.name, math.inf) + reach < torch.finfo(weight.dtype).max / 2
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
         step = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // max(1, columns))
+        squares: list[Tensor] = []
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             live = weight[start:stop]
@@ -70,23 +71,28 @@ class Composer:
             if product is not None:
                 flat.addmm_(product.up[start:stop], product.down)
             if not sure:
-                self._written.append(_Written(layer, recipe, weight, original, *torch.aminmax(flat), reach))
+                squares.append(_square(flat))
             if not own:
                 live.copy_(block)
+        if squares:
+            self._written.append(_Written(layer, recipe, weight, original, squares, reach))
 
     def check(self) -> None:
-        """Raise `BadInput` if a number of the layers written since the last call left its dtype's range."""
+        """Raise `BadInput` if a number of the layers written since the last call left its dtype's range.
+
+        No number is larger than the length of all of them together, which costs the least to know; only where that is
+        large, or none, every number is asked.
+        """
         pending, self._written = self._written, []
-        if not pending:
-            return
-        ends = torch.stack([end for w in pending for end in (w.low, w.high)]).view(-1, 2)
-        for dtype in {w.weight.dtype for w in pending}:
-            broken = (~_fits(ends, dtype)).any(1).tolist()
-            for w, bad in zip(pending, broken, strict=True):
-                if bad and w.weight.dtype == dtype:
+        # in one piece: a card is waited for once
+        squares = iter(torch.stack([square for w in pending for square in w.squares]).tolist() if pending else ())
+        for w in pending:
+            length = math.sqrt(max(islice(squares, len(w.squares)), key=_nan_last))
+            if not length < torch.finfo(w.weight.dtype).max / 2:
+                if not torch.isfinite(w.weight).all():
                     raise _overflow(w)
-        for w, peak in zip(pending, ends.abs().amax(1).tolist(), strict=True):
-            self._peaks[w.layer.name] = max(self._peaks.get(w.layer.name, 0.0), peak + w.reach)
+                length = float(w.weight.float().abs().max())
+            self._peaks[w.layer.name] = max(self._peaks.get(w.layer.name, 0.0), length + w.reach)
 
     def _split(self, recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
         """All low-rank parts as one product (ranks side by side), and the parts that have none."""
@@ -97,14 +103,14 @@ class Composer:
             if factors is None:
                 dense.append(part)
             else:
-                up, down = (t.detach().to(device, torch.float32) for t in factors)
-                low_rank.append((Factors(up, down), part.strength))
+                up, down = (t.detach().to(device) for t in factors)
+                low_rank.append((Factors(up.float(), down), part.strength))
         return (self._joined(low_rank, device) if low_rank else None), dense
 
     def _joined(self, parts: list[tuple[Factors, float]], device: torch.device) -> Factors:
         if len(parts) == 1:
             (up, down), strength = parts[0]
-            return Factors(up * strength, down)
+            return Factors(up * strength, down.float())
         rank = sum(f.down.shape[0] for f, _ in parts)
         rows, columns = parts[0][0].up.shape[0], parts[0][0].down.shape[1]
         up = self._room(device, "up", rows * rank).view(rows, rank)
@@ -125,11 +131,21 @@ class Composer:
         return room[:numbers]
 
 
+def _square(numbers: Tensor) -> Tensor:
+    """The squared length of them all, float32; infinity or NaN where a number is, or where it leaves float32."""
+    flat = numbers.reshape(-1)
+    return torch.dot(flat, flat)
+
+
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
 def _reach(product: Factors, device: torch.device) -> float:
     """What no number of up · down exceeds: by Cauchy and Schwarz, ‖up‖ ‖down‖. A card would have to be waited for."""
     if device.type != "cpu":
         return math.inf
-    return math.prod(float(torch.linalg.vector_norm(factor)) for factor in product)
+    return math.prod(math.sqrt(float(_square(factor))) for factor in product)
 
 
 def _whole(original: Original, weight: Tensor) -> Tensor:
@@ -152,11 +168,6 @@ def _with_dense(original: Original, weight: Tensor, parts: list[Part]) -> Tensor
 def _float32(strength: float) -> float:
     """What float32 makes of a strength beyond its range, which `alpha=` would refuse."""
     return strength if abs(strength) <= torch.finfo(torch.float32).max else math.copysign(math.inf, strength)
-
-
-def _fits(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Which float32 values are finite after rounding to `dtype`. NaN is not."""
-    return torch.isfinite(values.to(dtype).float())
 
 
 def _overflow(written: _Written) -> BadInput:

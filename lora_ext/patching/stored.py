@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +17,6 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 AT_ONCE = 1 << 20
 """Weights compared or converted at a time."""
-
-COMPARERS = min(4, os.cpu_count() or 1)
-"""Threads that compare; memory is not read faster by more."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +43,12 @@ class Stored:
         """Whether the file's bits, converted, are those of `weight`. False too if the file is written to meanwhile."""
         step = self._rows_at_once()
         starts = range(0, weight.shape[0], step)
-        if len(starts) < 2 or torch.get_num_threads() < 2 or weight.device.type != "cpu":
-            return all(self._equal_rows(weight, start, start + step) for start in starts) and self.file.intact
-        # torch compares in one thread
-        found = _comparers().map(lambda start: self._equal_rows(weight, start, start + step), starts)
-        return all(list(found)) and self.file.intact
+        return all(self._equal_rows(weight, start, start + step) for start in starts) and self.file.intact
 
     def _equal_rows(self, weight: Tensor, start: int, stop: int) -> bool:
         if not self.file.intact:
             return False
-        with torch.no_grad():  # a thread begins with gradients on
-            return _same_bits(self.tensor[start:stop].to(self.dtype), weight[start:stop].cpu().contiguous())
+        return _same_bits(self.tensor[start:stop].to(self.dtype), weight[start:stop].cpu().contiguous())
 
     def _rows_at_once(self) -> int:
         return max(1, AT_ONCE // math.prod(self.tensor.shape[1:]))
@@ -76,14 +66,9 @@ def stored(file: MappedFile, layer: Layer, weight: Tensor) -> Stored | None:
     return found if found.equals(weight) else None
 
 
-@lru_cache(maxsize=1)
-def _comparers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(COMPARERS, "lora-ext compare")
-
-
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Bitwise, so that -0 is not 0 and a NaN is itself. Eight bytes at a time are compared fastest."""
+    """Bitwise, so that -0 is not 0 and a NaN is itself. Eight bytes at a time, and by numpy, are compared fastest."""
     a, b = a.reshape(-1), b.reshape(-1)
     wide = a.numel() * a.element_size() % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
     kind = torch.int64 if wide else torch.uint8
-    return torch.equal(a.view(kind), b.view(kind))
+    return np.array_equal(a.view(kind).numpy(), b.view(kind).numpy())

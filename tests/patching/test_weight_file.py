@@ -93,10 +93,9 @@ def test_a_file_in_float32_serves_a_model_that_was_rounded(tmp_path, dtype, monk
     assert bits(live) == before
 
 
-@pytest.mark.parametrize(("threads", "row"), [(1, -1), (2, -1), (2, 0), (2, 3)])
-def test_one_differing_bit_means_a_copy_of_that_layer_alone(tmp_path, threads, row, monkeypatch):
+@pytest.mark.parametrize("row", [-1, 0, 3])
+def test_one_differing_bit_means_a_copy_of_that_layer_alone(tmp_path, row, monkeypatch):
     monkeypatch.setattr("lora_ext.patching.stored.AT_ONCE", 40)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     path = tmp_path / "m.safetensors"
     live, patcher = made(path)
     live["b.conv.weight"].view(torch.int32)[row, -1, -1, -1] ^= 1
