@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lora_ext.adapters import Adapter, LoraAdapter, Network, adapter_for, kind_of, split_bias
@@ -75,8 +76,11 @@ def read_network(
 def read_networks(paths: Sequence[Path], names: NameTable, *, as_stored: bool = False) -> list[ReadResult | BadInput]:
     """`read_network` of several files, in order, each its network or what it raises.
 
-    The bytes of one are read while the network of the one before is made. No thread is left afterwards.
+    The bytes of one are read while the network of the one before is made, unless torch was told to use one thread, too.
+    No thread is left afterwards.
     """
+    if len(paths) < 2 or torch.get_num_threads() < 2:
+        return [_alone(path, names, as_stored) for path in paths]
     done: list[ReadResult | BadInput] = []
     with ThreadPoolExecutor(1, "lora-ext read") as reader:
         before: Begun | None = None
@@ -150,6 +154,13 @@ class _Plan:
     def _plain_bytes(self) -> int:
         plain = (found.tensors.values() for found in self.layers if kind_of(found.tensors) is LoraAdapter)
         return sum(tensor.numel() * tensor.element_size() for some in plain for tensor in some)
+
+
+def _alone(path: Path, names: NameTable, as_stored: bool) -> ReadResult | BadInput:
+    try:
+        return read_network(path, names, as_stored=as_stored)
+    except BadInput as e:
+        return e
 
 
 Begun = tuple[_Plan, "Future[Content]"] | BadInput

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import tiny_table
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_ext.errors import BadInput
@@ -28,6 +28,13 @@ def files(folder, count=3, dtype=torch.float16, tucker=False):
         net = tiny_table.network(tiny_table.table(), seed, 2, tucker)
         write_network(out[-1], net, NAMES, {}, dtype)
     return out
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def threads(request, monkeypatch):
+    """What torch was told to use, which decides whether a second thread reads."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+    return request.param
 
 
 def bits(network):
@@ -153,7 +160,17 @@ def test_a_file_that_is_not_all_plain_lora_gives_no_memory_to_keep(tmp_path):
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-@settings(max_examples=60, deadline=None)
+def test_two_threads_only_where_torch_may_have_them(tmp_path, threads, monkeypatch):
+    seen, real = set(), reading.whole_file
+    monkeypatch.setattr(
+        reading, "whole_file", lambda path, mapped: seen.add(threading.current_thread().name) or real(path, mapped)
+    )
+    read_networks(files(tmp_path), NAMES)
+    read_networks(files(tmp_path, 1), NAMES)
+    assert seen == {"MainThread"} | ({"lora-ext read_0"} if threads > 1 else set())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(DTYPES), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=9), st.integers(0, 8))
 def test_bits_tell_what_torch_tells(dtype, numbers, zeros):
     raw = torch.tensor([0] * zeros + numbers).to(torch.int32).view(torch.uint8).clone()
