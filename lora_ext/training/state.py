@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,9 @@ def _picture_digest(picture: Picture) -> str:
 
 def _read(path: Path) -> State | None:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.1 warns of its own reading
+            found = torch.load(path, map_location="cpu", weights_only=True)
         if found["format"] != FORMAT:
             return None
         return State(Identity(**found["identity"]), int(found["step"]), dict(found["content"]))

@@ -100,6 +100,7 @@ def test_info(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told["made_for"] == "SD 1.x"
 
 
+@pytest.mark.filterwarnings("error:TypedStorage is deprecated")
 def test_a_run_is_made_longer_under_its_own_name(
     checkpoint: Path, pictures: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
