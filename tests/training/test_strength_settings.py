@@ -24,10 +24,9 @@ KINDS = {
 @about("lowest_strength")
 def test_it_changes_what_is_learnt_and_not_the_hosts_random_numbers(tmp_path):
     state = torch.get_rng_state()
-    first, again = (run(tmp_path / name, max_steps=2, lowest_strength=0.5) for name in "ab")
+    weaker = run(tmp_path / "a", max_steps=2, lowest_strength=0.5)
     assert torch.equal(torch.get_rng_state(), state)
-    assert same(first.tensors, again.tensors), "the same seed draws the same strengths"
-    assert not same(first.tensors, run(tmp_path / "c", max_steps=2).tensors)
+    assert not same(weaker.tensors, run(tmp_path / "b", max_steps=2).tensors)
 
 
 def test_every_strength_of_the_range_is_drawn_and_a_restored_run_goes_on_with_the_next(tmp_path):
