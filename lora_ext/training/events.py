@@ -10,7 +10,8 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase with its own progress: "Caching latents", "Caching captions", "Building the model", "Training"."""
+    """A phase with its own progress: "Caching latents", "Caching captions", "Building the model", "Training",
+    "Painting previews"."""
 
     name: str
     done: int = 0

@@ -305,7 +305,8 @@ class Run:
         self.stepper.come_back()
         yield Stage("Training", self.step, self.length.total)
 
-    def _previews(self) -> Iterator[Preview | Notice]:
+    def _previews(self) -> Iterator[Event]:
+        yield Stage("Painting previews", self.step, self.length.total)
         if self.learner.small:
             self.learner.let_go()  # the host's own weights come to the device for the picture
         with self.stepper.shown():
@@ -315,8 +316,9 @@ class Run:
             if isinstance(one, Preview):
                 self.charts.show(one)
         yield from made
+        yield Stage("Training", self.step, self.length.total)
 
-    def _due_previews(self) -> Iterator[Preview | Notice]:
+    def _due_previews(self) -> Iterator[Event]:
         """Those that are asked for, and those by steps and epochs."""
         wish = self.config.preview
         asked, self.wishes.preview = self.wishes.preview, False

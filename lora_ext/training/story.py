@@ -24,7 +24,7 @@ class Story:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lines: deque[LineView] = deque(maxlen=MOST_LINES)
-        self._stage = ""
+        self._stages: set[str] = set()
         self.last = 0
         """Number of the newest line."""
 
@@ -40,9 +40,9 @@ class Story:
     def hear(self, event: Event) -> None:
         """Tell an event; steps and the progress inside a stage are not worth a line."""
         if isinstance(event, Stage):
-            if event.name != self._stage:
+            if event.name not in self._stages:  # painting and training take turns
                 self.tell("stage", event.name)
-            self._stage = event.name
+            self._stages.add(event.name)
         elif isinstance(event, Notice):
             self.tell("notice", event.text)
         elif isinstance(event, Saved):

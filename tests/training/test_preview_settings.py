@@ -11,7 +11,7 @@ from training_runs import run
 
 from lora_ext.config import PreviewConfig, TrainConfig, preview_wishes, read
 from lora_ext.errors import BadInput
-from lora_ext.training import Preview
+from lora_ext.training import Preview, Stage
 
 LINES = """a cat --w 128 --h 64 --d 5 --s 2 --l 3.5 --m 0.5 --n dogs, --- cars
 
@@ -34,6 +34,8 @@ def test_every_line_has_numbers_of_its_own(tmp_path, monkeypatch):
         64,
     )
     assert [s.unet for s in strengths] == [0.5, 1.0]
+    stages = [e.name for e in result.of(Stage)]
+    assert stages[-2:] == ["Painting previews", "Training"], "painting is a stage of its own"
     shown = [(e.step, e.number, e.prompt, e.image.size) for e in result.of(Preview)]
     assert shown == [(2, 1, "a cat", (128, 64)), (2, 2, "a dog -- with two dashes", (64, 64))]
 
