@@ -199,6 +199,7 @@
 
     function lost(text) {
         seen.lost = text;
+        window.loraExtReply.waitNoMore();
         const panel = find(".lora-ext-panel");
         if (panel) panel.dataset.state = "lost";
         write("state", text);
@@ -382,7 +383,11 @@
         askOffers();
     }
 
+    // Every picture is looked at before a run is accepted.
+    const reading = () => !busy() && Boolean(window.loraExtReply?.waits());
+
     function stateText(job) {
+        if (reading()) return t("Reading the pictures…");
         switch (job.state) {
         case "running": return job.stage.name ? t("{0}…", t(job.stage.name)) : t("Starting…");
         case "pausing": return t("Pausing when the step is whole…");
@@ -399,15 +404,15 @@
     const training = (job) => job.step > 0 || !job.stage.total;
 
     function countText(job) {
-        if (job.state === "idle") return "";
+        if (job.state === "idle" || reading()) return "";
         if (job.state === "running" && !training(job)) return t("{0} / {1}", job.stage.done, job.stage.total);
         return job.total ? t("step {0} of {1}", job.step, job.total) : "";
     }
 
     function drawBar(bar, job) {
-        const [done, total] = training(job) ? [job.step, job.total] : [job.stage.done, job.stage.total];
+        const [done, total] = reading() ? [0, 0] : training(job) ? [job.step, job.total] : [job.stage.done, job.stage.total];
         const percent = total ? Math.min(100, Math.round((100 * done) / total)) : 0;
-        bar.classList.toggle("lora-ext-unknown", busy() && !total);
+        bar.classList.toggle("lora-ext-unknown", (busy() || reading()) && !total);
         bar.setAttribute("aria-valuenow", String(percent));
         bar.firstElementChild.style.width = `${percent}%`;
     }

@@ -13,6 +13,7 @@
     let problems = []; // those that are shown: of the answer, or of a run that failed
     let fresh = false; // until the first of them is brought to sight
     let pressed = ""; // the step that was open when Start was pressed
+    let waits = false; // since Start was pressed, until its answer is there
 
     const find = (selector) => page().querySelector(selector);
     const visible = (element) => Boolean(element?.getClientRects().length);
@@ -26,6 +27,7 @@
         const firstSight = heard === "";
         heard = reply.dataset.id;
         if (firstSight) return false;
+        waits = false;
         show(JSON.parse(reply.dataset.problems), true);
         listed = problems;
         layList(reply);
@@ -160,8 +162,12 @@
     document.addEventListener("click", (event) => {
         if (event.target.closest?.("#lora_ext_start")) pressed = step();
     }, true);
+    // Not while it is caught: somebody may be asked first whether to start at all, and refuse.
+    document.addEventListener("click", (event) => {
+        if (event.target.closest?.("#lora_ext_start:not([disabled])")) waits = true;
+    });
     document.addEventListener("input", changed);
     document.addEventListener("change", changed);
 
-    window.loraExtReply = {tick, show};
+    window.loraExtReply = {tick, show, waits: () => waits, waitNoMore: () => { waits = false; }};
 })();

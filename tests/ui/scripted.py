@@ -46,6 +46,8 @@ class Script:
     pause: float = 0.02  # seconds per step
     hold: threading.Event = field(default_factory=threading.Event)
     """While clear, the run waits before its first step."""
+    folder: threading.Event = field(default_factory=threading.Event)
+    """While clear, looking at the pictures takes its time."""
     failing: BaseException | None = None
     """Raised at half-way."""
     runs: list[TrainConfig] = field(default_factory=list)
@@ -59,10 +61,12 @@ class Script:
 
     def __post_init__(self) -> None:
         self.hold.set()
+        self.folder.set()
         self.brush.set()
 
     def check(self, model: object, config: TrainConfig, output: Path) -> None:
         """In place of `lora_ext.training.check`."""
+        self.folder.wait(60)
         if not Path(config.data.images).is_dir():
             raise BadInput(Problem("images", "there is no such folder", "a folder with pictures", config.data.images))
         if output.exists() and not config.save.overwrite:

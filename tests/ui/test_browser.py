@@ -102,6 +102,20 @@ def test_an_accepted_start_leads_to_the_run_where_it_was_pressed(open_page, stag
     expect(opened(other, "train")).to_be_visible()
 
 
+def test_it_says_that_the_pictures_are_read(open_page, stage):
+    page = open_page()
+    stage.script.folder.clear()
+    fill(page, stage, output="first")
+    start(page)
+    expect(slot(page, "state")).to_have_text("Reading the pictures…")
+    stage.script.folder.set()
+    expect(slot(page, "state")).to_have_text("first: done.")
+    fill(page, stage, rank=0)
+    start(page)
+    expect(message(page, "rank")).to_contain_text("1 to 1024")
+    expect(slot(page, "state")).to_have_text("first: done.")
+
+
 def test_each_long_step_ends_with_the_way_on(open_page):
     page = open_page(PHONE)
     page.get_by_role("button", name="Next: Goal").click()
