@@ -82,3 +82,14 @@ def wait_for_step(page, step):
 
 def panel(page, state):
     return page.locator(f".lora-ext-panel[data-state={state}]")
+
+
+def serious(page, where):
+    """What axe finds there that is serious or worse; its script must be in the page."""
+    found = page.evaluate("where => axe.run(where, {resultTypes: ['violations']})", where)
+    return [
+        f"{v['id']}: {n['html'][:160]}"
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+        for n in v["nodes"]
+    ]

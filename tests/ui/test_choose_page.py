@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import pytest
 from PIL import Image
-from tabpage import PHONE, WIDE, expect, panel, ready, step
+from tabpage import PHONE, WIDE, expect, panel, ready, serious, step
 
 BASE = "**/lora-ext/v1/page/"
 SIZE = 8 << 20
@@ -359,8 +359,6 @@ def test_problems_stand_at_their_fields_and_a_run_has_the_model(choosing, back, 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_serious_fault(made, back, dark):
     axe = pytest.importorskip("axe_playwright_python.base", reason="NOT CHECKED: faults for screen readers need axe")
-    from test_train_page import serious
-
     page = made(WIDE if dark else PHONE, dark=dark)
     page.click(".lora-ext-choose-more summary")
     page.evaluate(axe.AXE_SCRIPT)

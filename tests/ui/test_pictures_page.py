@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from tabpage import PHONE, box, expect
+from tabpage import PHONE, WIDE, box, expect, serious
 
 from lora_ext.api import pictures
 from lora_ext.data.editing import Desk
@@ -193,3 +193,16 @@ def test_two_pages_and_a_start_with_unsaved_captions(open_page, folder):
     other.click("#lora_ext_start")
     assert asked == ["1 captions are not saved. Training uses what is on disk. Start all the same?"]
     expect(other.locator(".lora-ext-panel[data-state=idle]")).to_be_visible()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_serious_fault_among_pictures(open_page, folder, dark):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="NOT CHECKED: faults for screen readers need axe")
+    page = open_page(WIDE if dark else PHONE, dark)
+    show(page, folder)
+    tile(page, "p1.png").click()
+    expect(pic(page, "facts")).to_contain_text("trained at 576 × 448")
+    page.evaluate("document.querySelectorAll('.lora-ext-pic-tool').forEach(one => { one.open = true; })")
+    page.evaluate(axe.AXE_SCRIPT)
+    page.wait_for_timeout(300)
+    assert serious(page, "#lora_ext") == []

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from tabpage import PHONE, WIDE, expect, fill, panel, put, ready, slot, start, step, wait_for_step
+from tabpage import PHONE, WIDE, expect, fill, panel, put, ready, serious, slot, start, step, wait_for_step
 
 from lora_ext.errors import BadInput, Problem
 from lora_ext.training.queue_file import NAME
@@ -232,16 +232,6 @@ def test_axe_finds_no_serious_fault(open_page, stage, dark):
     press(page, "abort")
     faults += [f"question: {fault}" for fault in serious(page, "#lora_ext dialog")]
     assert faults == []
-
-
-def serious(page, where):
-    found = page.evaluate("where => axe.run(where, {resultTypes: ['violations']})", where)
-    return [
-        f"{v['id']}: {n['html'][:160]}"
-        for v in found["violations"]
-        if v["impact"] in ("serious", "critical")
-        for n in v["nodes"]
-    ]
 
 
 def test_a_phone_and_a_keyboard_are_enough(open_page, stage):
