@@ -12,9 +12,8 @@ from lora_ext.adapters.loha import LohaAdapter
 from lora_ext.adapters.lokr import LokrAdapter
 from lora_ext.layers import ConvGeometry, Layer, LayerName
 from lora_ext.model import module_of
-from lora_ext.training.dropping import Dropping
+from lora_ext.training.dropping import StandIn
 from lora_ext.training.small_weights import SmallLinear
-from lora_ext.training.weakened import Weakened
 
 BLIND = (LoraAdapter, LohaAdapter, LokrAdapter, FullAdapter)
 """Kinds that do not look at the values of W0."""
@@ -57,7 +56,7 @@ class Adapted(nn.Module):
 
 
 def _bare(adapter: Adapter) -> Adapter:
-    return _bare(adapter.adapter) if isinstance(adapter, (Dropping, Weakened)) else adapter
+    return _bare(adapter.adapter) if isinstance(adapter, StandIn) else adapter
 
 
 def attach(root: nn.Module, layers: Mapping[LayerName, Layer], adapters: Mapping[LayerName, Adapter]) -> None:

@@ -43,30 +43,38 @@ class Roll:
     """Nothing is dropped or weakened, for measuring."""
 
 
-class Dropping(Adapter):
-    """Stands for an adapter while it learns; what is saved and shown is the adapter itself.
+class StandIn(Adapter):
+    """Stands for an adapter while it learns; what is saved and shown is the adapter itself."""
+
+    tensor_names = frozenset()
+
+    def __init__(self, adapter: Adapter, roll: Roll) -> None:
+        super().__init__()
+        self.adapter, self.roll = adapter, roll
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> StandIn:
+        """No file holds one."""
+        raise TypeError(f"{cls.__name__} is not read from files")
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Those of the adapter."""
+        return self.adapter.to_tensors()
+
+
+class Dropping(StandIn):
+    """Leaves out parts of an adapter at random.
 
     What stays is scaled up by 1 / (1 − odds), so that the mean is as without (Srivastava et al. 2014). Rank dropout
     masks LoRA's hidden activations, and the outputs of kinds without ranks, as in LyCORIS. A module that rests gives 0
     and is not scaled (sd-scripts' `module_dropout`).
     """
 
-    tensor_names = frozenset()
-
     def __init__(self, adapter: Adapter, rates: Rates, roll: Roll, salt: str, device: torch.device) -> None:
-        super().__init__()
-        self.adapter, self.rates, self.roll = adapter, rates, roll
+        super().__init__(adapter, roll)
+        self.rates = rates
         self.salt = zlib.crc32(salt.encode())
         self.source = torch.Generator(device)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Dropping:
-        """A file holds no dropout."""
-        raise TypeError("dropout is not read from files")
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Those of the adapter."""
-        return self.adapter.to_tensors()
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW without dropout."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from lora_ext.adapters import Adapter
 from lora_ext.layers import ConvGeometry
-from lora_ext.training.dropping import Roll
+from lora_ext.training.dropping import StandIn
 
 
 def draw_strength(lowest: float, dice: torch.Generator) -> float:
@@ -17,27 +14,11 @@ def draw_strength(lowest: float, dice: torch.Generator) -> float:
     return 1.0 if lowest >= 1 else 1 - (1 - lowest) * float(torch.rand((), generator=dice))
 
 
-class Weakened(Adapter):
-    """Stands for an adapter while it learns: strength · ΔW, as a host applies it to every kind.
+class Weakened(StandIn):
+    """Weakens an adapter while it learns: strength · ΔW, as a host applies it to every kind.
 
     The strength is that of the pass (`Roll.strength`), the same for all layers of all parts; 1 where the pass measures.
-    What is saved and shown is the adapter itself.
     """
-
-    tensor_names = frozenset()
-
-    def __init__(self, adapter: Adapter, roll: Roll) -> None:
-        super().__init__()
-        self.adapter, self.roll = adapter, roll
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Weakened:
-        """A file holds no strength."""
-        raise TypeError("a strength is not read from files")
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Those of the adapter."""
-        return self.adapter.to_tensors()
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW at the strength of this pass."""
