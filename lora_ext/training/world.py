@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -36,6 +36,10 @@ class World:
     rank: int = 0
     size: int = 1
     local: int = 0
+    _word: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64), repr=False, compare=False)
+    """What goes around at an agreement; always the same tensor. One that only gloo's thread still held would be freed
+    by that thread, which needs Python's lock for it, while `destroy_process_group` holds the lock and waits for the
+    thread: torch 2.1 then never ends."""
 
     @property
     def leads(self) -> bool:
@@ -50,14 +54,15 @@ class World:
         """Wait for all and hear what was said: raises `Stop`, `Abort` or `Elsewhere` in every process alike."""
         if self.size == 1:
             return
-        heard = torch.tensor([said])
+        self._word.fill_(said)
         with _one_may_be_gone():
-            torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
-        if heard.item() >= FAILED:
+            torch.distributed.all_reduce(self._word, torch.distributed.ReduceOp.MAX)
+        heard = self._word.item()
+        if heard >= FAILED:
             raise Elsewhere("another process of this run failed")
-        if heard.item() == ABORT:
+        if heard == ABORT:
             raise Abort
-        if heard.item() == STOP:
+        if heard == STOP:
             raise Stop
 
     def fail(self) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,17 @@ def test_all_hear_of_bad_input(together):
     assert second["one refuses"].startswith("clip_skip")
     assert first["one refuses"] == "another process of this run failed"
     assert all("2 processes share each batch" in one["all refuse"] for one in (first, second))
+
+
+def test_what_was_said_outlives_the_saying(monkeypatch):
+    """A tensor that only gloo's thread still holds blocks the end of the run for ever on torch 2.1."""
+    sent = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, _: sent.append(weakref.ref(tensor)))
+    world = World(0, 2)
+    world.agree()
+    world.fail()
+    assert len(sent) == 2
+    assert all(tensor() is not None for tensor in sent)
 
 
 def test_shares_of_a_batch():
