@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from lora_ext.config.declare import Setting, Value
@@ -19,7 +20,7 @@ Config = TypeVar("Config")
 
 def settings(config: type[Any]) -> dict[str, Setting]:
     """Every setting of a config class (sections flattened), by name, in declaration order."""
-    return {s.name: s for s in _walk(config)}
+    return dict(_declared(typing.cast(Hashable, config)))
 
 
 def read(config: type[Config], values: Mapping[str, object]) -> Config:
@@ -49,8 +50,19 @@ def flat(config: Any) -> dict[str, Value]:
     return out
 
 
+@functools.cache
+def _declared(config: type[Any]) -> tuple[tuple[str, Setting], ...]:
+    """Worked out once: a class does not change, and looking up its types takes milliseconds."""
+    return tuple((s.name, s) for s in _walk(config))
+
+
+@functools.cache
+def _types(config: type[Any]) -> Mapping[str, Any]:
+    return typing.get_type_hints(config)
+
+
 def _walk(config: type[Any], section: str = "") -> Iterator[Setting]:
-    hints = typing.get_type_hints(config)
+    hints = _types(typing.cast(Hashable, config))
     for f in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[f.name]):
             yield from _walk(hints[f.name], f.name)
@@ -61,7 +73,7 @@ def _walk(config: type[Any], section: str = "") -> Iterator[Setting]:
 
 
 def _assemble(config: type[Any], typed: Mapping[str, Value]) -> Any:
-    hints = typing.get_type_hints(config)
+    hints = _types(typing.cast(Hashable, config))
     parts: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[f.name]):
