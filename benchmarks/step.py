@@ -1,8 +1,9 @@
 """One LoRA training step: ours against diffusers + peft, on the same UNet and the same batch, turn by turn.
 
 `python -m benchmarks.step [--json] [--size sd15] [--device cuda] [--precision bf16] …`. Each side lives in a process of
-its own, so that its memory is its own; the two take their steps alternately, and medians are shown. A step is: noise,
-prediction, loss, backward, clipping, AdamW, zeroed gradients. Both sides train rank-32 factors of the layers that kohya
+its own, so that its memory is its own; the two take their steps alternately (with `--apart` one is over before the
+other begins, for a machine that cannot hold both), and medians are shown. A step is: noise, prediction, loss, backward,
+clipping, AdamW, zeroed gradients. Both sides train rank-32 factors of the layers that kohya
 trains (192 of SD1.5, 722 of SDXL), over the same frozen weights in the same precision. What each of our options costs
 is told by `benchmarks.step_options`, and whether data keeps a step waiting by `benchmarks.data`.
 
@@ -38,6 +39,10 @@ from lora_ext.model import (
 )
 from lora_ext.training.precision import DTYPES
 
+Pair = tuple[float, float]
+"""Ours, the peer's."""
+WARM_UP = 2
+
 
 def main() -> None:
     """Run one side when told so, else both, and print the rows."""
@@ -62,22 +67,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of the frozen weights and the arithmetic")
     parser.add_argument("--batch", type=int, default=1, help="pictures per step")
+    parser.add_argument("--pixels", type=int, default=0, help="per side, when not the size's own; a multiple of 64")
+    parser.add_argument("--apart", action="store_true", help="first all of our steps, then all of the peer's")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
     parser.add_argument("--steps", type=int, default=7, help="counted steps of each side, after two that warm up")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each side")
     parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.pixels % 64 or options.pixels < 0:
+        parser.error(f"--pixels must be a multiple of 64, not {options.pixels}")
+    return options
 
 
 def _compare(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
-    with _Side("ours") as ours, _Side("peer") as peer:
-        seconds = [(ours.ask("step"), peer.ask("step")) for _ in range(options.steps + 2)][2:]
-        mine, theirs = (statistics.median(side) for side in zip(*seconds, strict=True))
-        memory = ours.ask("memory"), peer.ask("memory")
-        flops = ours.ask("flops"), peer.ask("flops")
+    (mine, theirs), memory, flops = _apart(options.steps) if options.apart else _in_turns(options.steps)
     rate = _matmul_rate(device, options.precision)
     work = f"{options.size}, {options.precision}, batch {options.batch}"
+    work += f", {options.pixels} px" if options.pixels else ""
     work += ", checkpointing" if options.checkpointing else ""
     name = _peer_name()
     rows = [Row(f"{work}: step", mine, theirs, name, flops[0] / rate, "s")]
@@ -90,6 +97,25 @@ def _compare(options: argparse.Namespace) -> None:
     else:
         notes.append("MEMORY NOT MEASURED: on a CPU it is read from Linux' /proc.")
     show(rows, device, as_json=options.json, notes=notes)
+
+
+def _in_turns(steps: int) -> tuple[Pair, Pair, Pair]:
+    """Seconds of the median step, bytes at the peak and FLOP of a step; ours and the peer's."""
+    with _Side("ours") as ours, _Side("peer") as peer:
+        seconds = [(ours.ask("step"), peer.ask("step")) for _ in range(steps + WARM_UP)][WARM_UP:]
+        mine, theirs = (statistics.median(side) for side in zip(*seconds, strict=True))
+        return (mine, theirs), (ours.ask("memory"), peer.ask("memory")), (ours.ask("flops"), peer.ask("flops"))
+
+
+def _apart(steps: int) -> tuple[Pair, Pair, Pair]:
+    """The same, but the peer starts when ours has given its memory back: what else the machine does then differs."""
+    found = []
+    for name in ("ours", "peer"):
+        with _Side(name) as side:
+            seconds = [side.ask("step") for _ in range(steps + WARM_UP)][WARM_UP:]
+            found.append((statistics.median(seconds), side.ask("memory"), side.ask("flops")))
+    mine, theirs = found
+    return (mine[0], theirs[0]), (mine[1], theirs[1]), (mine[2], theirs[2])
 
 
 class _Side:
@@ -123,7 +149,7 @@ class _Side:
 def _worker(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     torch.manual_seed(0)
-    work = Work(options.size, options.precision, options.batch, device)
+    work = Work(options.size, options.precision, options.batch, device, options.pixels)
     step = {"ours": _ours, "peer": _peer}[options.side](work, options.checkpointing)
     step()  # the optimizer's state and every kernel's workspace exist from here on
     _forget_peak(device)

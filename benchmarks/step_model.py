@@ -59,6 +59,8 @@ class Work:
     precision: str
     batch: int
     device: torch.device
+    pixels: int = 0
+    """Per side; 0: the size's own. With fewer, every layer keeps its shape and has less to work on."""
 
     @property
     def model(self) -> Architecture:
@@ -67,7 +69,8 @@ class Work:
 
     def given(self) -> Batch:
         """A batch of noise."""
-        arch, pixels = SIZES[self.size]
+        arch, own = SIZES[self.size]
+        pixels = self.pixels or own
         dtype = DTYPES[self.precision]
         latents = torch.randn(self.batch, 4, pixels // 8, pixels // 8, device=self.device)
         context = torch.randn(self.batch, 77, arch.unet.context_dim, device=self.device, dtype=dtype)
