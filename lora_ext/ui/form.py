@@ -26,6 +26,9 @@ SECTION_TITLES: Mapping[str, str] = {
 QUIET = {"show_progress": "hidden"} if "hidden" in str(inspect.signature(gr.Button().click)) else {}
 """No spinner over the fields while a click is answered."""
 
+SCRIPT = "js" if "js" in inspect.signature(gr.Button().click).parameters else "_js"
+"""What an event calls its script: `_js` in gradio 3, `js` in later versions."""
+
 Fields = dict[str, Component]
 """The input of each setting, by its name."""
 

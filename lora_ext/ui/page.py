@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lora_ext.errors import BadInput, Problem
+from lora_ext.ui.form import SCRIPT
 from lora_ext.ui.service import Service
 from lora_ext.ui.tab import build
 
@@ -85,7 +86,7 @@ def _page(service: Service) -> gr.Blocks:
     with gr.Blocks(title="LoRA training", analytics_enabled=False, **_look(gr.Blocks)) as page:
         gr.HTML(_HEAD)
         tab.render()
-        page.load(None, None, None, **{_script_argument(page): _loader()})
+        page.load(None, None, None, **{SCRIPT: _loader()})
     page.queue()
     return page
 
@@ -99,11 +100,6 @@ def _look(taker: Callable[..., object]) -> dict[str, gr.themes.Base]:
     """A theme with the system's own fonts (gradio's asks the internet), for what takes one in this gradio."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return {"theme": theme} if "theme" in inspect.signature(taker).parameters else {}
-
-
-def _script_argument(page: gr.Blocks) -> str:
-    """gradio 3 calls an event's script `_js`, later versions `js`."""
-    return "js" if "js" in inspect.signature(page.load).parameters else "_js"
 
 
 def _loader() -> str:

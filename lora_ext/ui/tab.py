@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from lora_ext.errors import BadInput
 from lora_ext.ui import choose, goal, pictures, train
-from lora_ext.ui.form import QUIET, Fields, onward, silent
+from lora_ext.ui.form import QUIET, SCRIPT, Fields, onward, silent
 from lora_ext.ui.panel import panel
 from lora_ext.ui.service import ProblemView, Service, view
 from lora_ext.ui.widgets import raw
@@ -31,10 +31,16 @@ def build(service: Service) -> gr.Blocks:
                 restore = gr.Button("Show settings of the run", elem_id="lora_ext_restore")
                 reply = silent(gr.HTML(answer(), elem_id="lora_ext_reply"))
                 silent(gr.HTML(panel(service.page_key), elem_id="lora_ext_panel"))
-        start.click(_starter(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
+        pressed = start.click(_starter(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
+        at_last = getattr(pressed, "failure", pressed.then)  # of today's gradio only `failure` is called after one
+        at_last(None, None, None, **{SCRIPT: ANSWERED})
         add.click(_adder(service, fields), inputs=set(fields.values()), outputs=[reply], **QUIET)
         restore.click(_restorer(service, fields), inputs=[], outputs=list(fields.values()), **QUIET)
     return blocks
+
+
+ANSWERED = "() => { window.loraExtReply?.waitNoMore(); }"
+"""After gradio's own complaint as after ours: nobody waits for the pictures to be read any more."""
 
 
 def _steps(service: Service) -> Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import gradio as gr
 import pytest
 from tabpage import (
     PHONE,
@@ -113,6 +114,25 @@ def test_it_says_that_the_pictures_are_read(open_page, stage):
     fill(page, stage, rank=0)
     start(page)
     expect(message(page, "rank")).to_contain_text("1 to 1024")
+    expect(slot(page, "state")).to_have_text("first: done.")
+
+
+def test_it_says_so_no_more_when_gradio_itself_refuses(open_page, stage, monkeypatch):
+    page = open_page()
+    fill(page, stage, output="first")
+
+    def refuse(self, value):
+        stage.script.folder.wait(60)
+        raise gr.Error("not a number")
+
+    stage.script.folder.clear()
+    with monkeypatch.context() as broken:
+        broken.setattr(gr.Number, "preprocess", refuse)
+        start(page)
+        expect(slot(page, "state")).to_have_text("Reading the pictures…")
+        stage.script.folder.set()
+        expect(slot(page, "state")).to_have_text("Nothing is being trained.")
+    start(page)
     expect(slot(page, "state")).to_have_text("first: done.")
 
 

@@ -192,7 +192,12 @@ class _Blip:
                 host.blip_model = host.load_blip_model()
             if not shared.cmd_opts.no_half and not host.running_on_cpu:
                 host.blip_model = host.blip_model.half()
-        host.blip_model = host.blip_model.to(devices.device_interrogate)
+        try:
+            host.blip_model = host.blip_model.to(devices.device_interrogate)
+        except BaseException:
+            host.blip_model.to(devices.cpu)  # the half of it that fitted is not left on a card that is full
+            devices.torch_gc()
+            raise
 
     def say(self, image: Image.Image) -> str:
         host = shared.interrogator
