@@ -19,6 +19,7 @@ from lora_ext.training.creation import check_network, read_start
 from lora_ext.training.estimate import Card, estimate
 from lora_ext.training.file_size import file_bytes
 from lora_ext.training.optimizers import check_optimizer, finds_rate, install_line
+from lora_ext.training.pace import pace_remark
 from lora_ext.training.precision import Arithmetic
 from lora_ext.training.small_weights import Bits, check_small
 from lora_ext.training.state import Identity, StateFile
@@ -72,6 +73,7 @@ def remarks(model: LiveModel, config: TrainConfig) -> Iterator[str]:
         yield "Alpha is larger than the rank: the learning rate acts as if it were higher."
     if finds_rate(config.optim) and config.optim.learning_rate < LOW_FOR_FINDERS:
         yield f"{config.optim.optimizer} finds the learning rate by itself and multiplies it with yours: set it to 1."
+    yield from pace_remark(model.table, config)
     if config.loss.scale_v_loss and model.architecture.prediction_type == "epsilon":
         yield "This model predicts noise already, so its loss is not weighed like that of a v-prediction model."
     if config.loss.v_pred_like_loss and model.architecture.prediction_type == "v_prediction":
