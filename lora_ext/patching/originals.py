@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lora_ext.layers import Layer, LayerName
 from lora_ext.patching.pool import Pool
-from lora_ext.patching.stored import Stored, stored
+from lora_ext.patching.proof import comparable, proven
+from lora_ext.patching.stored import Stored, candidate
 from lora_ext.patching.weight_file import MappedFile, WeightFile
 
 
@@ -58,6 +59,8 @@ class Originals:
         self._kept: dict[LayerName, Original] = {}
         self._open: MappedFile | None = None
         self._asked = False
+        self._refuted: set[LayerName] = set()
+        """Layers of which the file was found to hold something else by the last `prove`."""
         self._pool = Pool()
         self.peaks: dict[LayerName, float] = {}
         """What no number of a kept W0 exceeds, where that was found out."""
@@ -71,6 +74,25 @@ class Originals:
     def names(self) -> tuple[LayerName, ...]:
         """Layers whose W0 is known."""
         return tuple(self._kept)
+
+    def prove(self, layers: Iterable[tuple[Layer, Tensor]]) -> None:
+        """Look these weights up in the file together, where several threads may do so; then `keep` each.
+
+        One thread alone does better in `keep`: what it compared is still in the cache when it is changed.
+        """
+        self._refuted.clear()
+        new = [(layer, weight) for layer, weight in layers if on_cpu(weight) and layer.name not in self._kept]
+        file = self._file() if new and torch.get_num_threads() > 1 else None
+        if file is None:
+            return
+        found = [(layer.name, candidate(file, layer, weight), weight) for layer, weight in new]
+        plain = [(name, stored, weight) for name, stored, weight in found if stored and comparable(stored, weight)]
+        answers = proven([(stored, weight) for _, stored, weight in plain])
+        for (name, stored, _), same in zip(plain, answers, strict=True):
+            if same:
+                self._kept[name] = stored
+            else:
+                self._refuted.add(name)
 
     def keep(self, layer: Layer, weight: Tensor) -> Original:
         """Make sure of the W0 that `weight` holds now, unless that is done already."""
@@ -121,9 +143,9 @@ class Originals:
     def _kept_now(self, layer: Layer, weight: Tensor) -> Original:
         if fits_on_device(weight):
             return Copied(weight.clone(memory_format=torch.contiguous_format))
-        file = self._file()
-        found = None if file is None else stored(file, layer, weight)
-        return found or self._copied(weight)
+        file = None if layer.name in self._refuted else self._file()
+        stored = None if file is None else candidate(file, layer, weight)
+        return stored if stored is not None and stored.equals(weight) else self._copied(weight)
 
     def _copied(self, weight: Tensor) -> Copied:
         locked = page_locked(weight) if on_cuda(weight) else None
@@ -157,7 +179,7 @@ def _opened(file: WeightFile) -> MappedFile | None:
 
 def fits_on_device(weight: Tensor) -> bool:
     """Whether a copy may stay where the weight is: on a card, unless that would fill more than half of its memory."""
-    if weight.device.type == "cpu":
+    if on_cpu(weight):
         return False
     if weight.device.type != "cuda":
         return True
@@ -165,6 +187,11 @@ def fits_on_device(weight: Tensor) -> bool:
     # what torch has reserved and not handed out is free for us too
     spare = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
     return roomy(weight.numel() * weight.element_size(), free + spare, total)
+
+
+def on_cpu(weight: Tensor) -> bool:
+    """Whether main memory holds the weight."""
+    return weight.device.type == "cpu"
 
 
 def on_cuda(weight: Tensor) -> bool:

@@ -159,12 +159,13 @@ class WeightPatcher:
     ) -> int:
         composer = Composer(self._originals.peaks)
         restored = [name for name in changed if name not in plan]
+        new = {name for name in changed if name in plan and name not in self._originals}
+        self._originals.prove((self._table.layers[name], weights[name]) for name in changed if name in new)
         for name in changed:
             layer, weight = self._table.layers[name], weights[name]
             if name in plan:
-                untouched = name not in self._originals
                 original = self._originals.keep(layer, weight)
-                composer.write(layer, weight, original, plan[name], untouched=untouched)
+                composer.write(layer, weight, original, plan[name], untouched=name in new)
             else:
                 self._originals[name].copy_rows(0, weight.shape[0], weight)
         composer.check()

@@ -54,16 +54,13 @@ class Stored:
         return max(1, AT_ONCE // math.prod(self.tensor.shape[1:]))
 
 
-def stored(file: MappedFile, layer: Layer, weight: Tensor) -> Stored | None:
-    """Where the file holds exactly what `weight` holds now, or None on any doubt."""
+def candidate(file: MappedFile, layer: Layer, weight: Tensor) -> Stored | None:
+    """Where the file may hold what `weight` holds now, which `equals` can tell; None where it cannot."""
     whole = file.tensor(layer.key)
     if whole is None or not {whole.dtype, weight.dtype} <= set(FLOATS):
         return None
     tensor = layer.view(whole)
-    if tensor.shape != weight.shape:
-        return None
-    found = Stored(file, tensor, weight.dtype)
-    return found if found.equals(weight) else None
+    return Stored(file, tensor, weight.dtype) if tensor.shape == weight.shape else None
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
