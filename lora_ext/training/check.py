@@ -150,6 +150,10 @@ def _exists(path: Path) -> Problem:
 def _learning(config: TrainConfig) -> Iterator[Problem]:
     if config.optim.learning_rate == 0 and not any(text_rates(config)):
         yield Problem("learning_rate", "both learning rates are 0, so nothing would be learnt", "more than 0")
+    network = config.network
+    if network.kind == "oft" and network.rank == 1 and not (network.oft_rescale or network.start_from.strip()):
+        what = "OFT turns blocks of so many rows, and a single row cannot be turned: nothing would be learnt"
+        yield Problem("rank", what, "2 or more; 8 to 32 is usual", "1")
 
 
 def _fit(model: LiveModel, config: TrainConfig) -> Iterator[Problem]:

@@ -43,7 +43,7 @@ def pace_remark(table: LayerTable, config: TrainConfig) -> Iterator[str]:
         return
     times = pace(typical.layer, cast(AdapterKind, network.kind), typical.rank, typical.alpha, create_options(network))
     acts = rate * times
-    if SLOWEST <= acts <= FASTEST:
+    if SLOWEST <= acts <= FASTEST or not times:
         return
     same = USUAL_RATE / times
     tip = f"{same:.0e} to {WIDE * same:.0e}" if acts > FASTEST else f"{same:.0e} or more"

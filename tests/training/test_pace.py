@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from training_runs import config, model
+from training_runs import config, model, pictures
 
 from lora_ext.adapters import CreateOptions
+from lora_ext.errors import BadInput
 from lora_ext.layers import Layer, LayerName
-from lora_ext.training.check import remarks
+from lora_ext.training.check import check, remarks
 from lora_ext.training.pace import pace
 
 WIDE = 768
@@ -58,3 +59,31 @@ def test_too_slow_is_said_with_what_to_try(tmp_path):
 def test_the_text_encoders_rate_counts_where_they_learn_alone(tmp_path):
     assert said(tmp_path, kind="full", learning_rate=0.0, text_encoder_lr=1e-2)
     assert not said(tmp_path, kind="full", learning_rate=0.0, text_encoder_lr=1e-5)
+
+
+def test_an_oft_that_cannot_turn_is_refused(tmp_path):
+    pictures(tmp_path / "pictures")
+    output = tmp_path / "x.safetensors"
+    with pytest.raises(BadInput) as caught:
+        check(model(), config(tmp_path, kind="oft", rank=1), output)
+    assert [p.field for p in caught.value.problems] == ["rank"]
+    assert not said(tmp_path, kind="oft", rank=1)
+    for values in ({"rank": 2}, {"rank": 1, "oft_rescale": True}):
+        check(model(), config(tmp_path, kind="oft", **values), output)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "loha", "conv_rank": 4, "tucker": True, "dora": True, "rslora": True},
+        {"kind": "lokr", "lokr_decompose_both": True},
+        {"kind": "oft", "oft_constraint": 1e-3, "oft_rescale": True},
+        {"kind": "ia3", "ia3_side": "input"},
+        {"kind": "full", "layers": "all"},
+        {"kind": "norm"},
+        {"kind": "loha", "only_layers": "in_layers", "conv_rank": 4},
+    ],
+    ids=str,
+)
+def test_every_option_of_a_kind_has_a_pace(tmp_path, values):
+    said(tmp_path, **values)
