@@ -1,8 +1,8 @@
 """Does every kind of adapter learn a subject of the learning bench and keep its bars: ours alone, one after another.
 
 `python -m benchmarks.kinds [--json] [--only loha oft …] [--subject gorp] [--set learning_rate=3e-3]`. Pictures, steps
-and seeds are those of `benchmarks.learning`, whose peer trains a LoRA only and stays out of this. A kind has its usual
-learning rate, named in its row. Each row is told as soon as it is known; ends with 1 when a bar is missed.
+and seeds are those of `benchmarks.learning`, whose peer trains a LoRA only and stays out of this. A kind has its own
+learning rate, told beside its answers. Each row is told as soon as it is known; ends with 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.learn_ours import applied, learn, write_pictures
 from benchmarks.learn_paint import Modules
-from benchmarks.learn_score import BAR_DAMAGE, BAR_TRIGGER, Answers, Exam, ask, scores
+from benchmarks.learn_score import BAR_DAMAGE, BAR_TRIGGER, BAR_WITHOUT, Answers, Exam, ask, scores
 from benchmarks.learn_settings import SETTINGS, Settings
 from benchmarks.report import Row, show
 from demo import judge
@@ -29,16 +29,17 @@ from lora_ext.hosts.standalone import StandaloneModel
 KINDS: Mapping[str, Mapping[str, str]] = {
     "lora": {},
     "locon": {"conv_rank": "8", "conv_alpha": "4"},
-    "loha": {"kind": "loha", "rank": "8", "alpha": "8", "learning_rate": "3e-3", "text_encoder_lr": "3e-3"},
+    "loha": {"kind": "loha", "rank": "8", "alpha": "8", "learning_rate": "5e-4", "text_encoder_lr": "5e-4"},
     "lokr": {"kind": "lokr", "lokr_factor": "4", "learning_rate": "3e-3", "text_encoder_lr": "3e-3"},
     "dora": {"dora": "true"},
-    "oft": {"kind": "oft", "rank": "8", "learning_rate": "1e-2", "text_encoder_lr": "1e-2"},
+    "oft": {"kind": "oft", "rank": "8", "learning_rate": "1e-3", "text_encoder_lr": "1e-3"},
     "ia3": {"kind": "ia3", "learning_rate": "2e-2", "text_encoder_lr": "2e-2"},
     "full": {"kind": "full", "learning_rate": "1e-4", "text_encoder_lr": "1e-4"},
     "bf16": {"precision": "bf16"},
     "text encoder off": {"text_encoder_lr": "0"},
 }
-"""What differs from a LoRA of the learning bench."""
+"""What differs from a LoRA of the learning bench. Learning rates are such that the first steps go one to four times as
+far as the LoRA's, by `lora_ext.training.pace`."""
 
 
 def main() -> int:
@@ -101,6 +102,7 @@ def _missed(name: str, answers: Answers, before: dict[str, float]) -> list[str]:
     damage = answers.damage(before)
     checks = {
         f"{name}: look {answers.trigger:.0%} < {BAR_TRIGGER:.0%}": answers.trigger < BAR_TRIGGER,
+        f"{name}: look without the trigger word {answers.leak:.0%} > {BAR_WITHOUT:.0%}": answers.leak > BAR_WITHOUT,
         f"{name}: damage {damage:.1%} > {BAR_DAMAGE:.0%}": damage > BAR_DAMAGE,
     }
     return [words for words, bad in checks.items() if bad]
