@@ -88,11 +88,11 @@ def _too_large(model: LiveModel, config: TrainConfig) -> Iterator[str]:
     card = Card.of(model, config.optim.precision)
     found = estimate(config, model.architecture, model.table, None, card)
     if card.free_bytes is not None and not found.fits:
-        yield (
+        what = (
             f"This run needs about {found.peak_vram_bytes / 2**30:.1f} GB of the card's memory, and "
-            f"{card.free_bytes / 2**30:.1f} GB are free: it will go on in smaller pieces, slower, or end. "
-            + " ".join(advice.text for advice in found.advice[:3])
-        ).rstrip()
+            f"{card.free_bytes / 2**30:.1f} GB are free: it will go on in smaller pieces, slower, or end."
+        )
+        yield " ".join([what, *(advice.text for advice in found.advice[:3])])
 
 
 def _output(output: Path, config: TrainConfig) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ TRIES = 3
 
 
 def pace_remark(table: LayerTable, config: TrainConfig) -> Iterator[str]:
-    """A sentence where the kind, with its rank, alpha and learning rate, learns far too fast or too slowly."""
+    """A sentence or two where the kind, with its rank, alpha and learning rate, learns far too fast or too slowly."""
     network, optim = config.network, config.optim
     if network.kind in ("lora", "norm") or network.start_from.strip() or optim.optimizer not in STEADY:
         return
@@ -47,11 +47,12 @@ def pace_remark(table: LayerTable, config: TrainConfig) -> Iterator[str]:
         return
     same = USUAL_RATE / times
     tip = f"{same:.0e} to {WIDE * same:.0e}" if acts > FASTEST else f"{same:.0e} or more"
-    other = ", or an alpha of 1" if network.kind == "loha" and typical.alpha > 1 and acts > FASTEST else ""
     yield (
         f"{network.kind} at a learning rate of {rate:g} learns about as fast as a LoRA at {acts:.1g}, where "
-        f"{USUAL_RATE:g} is usual: try {tip}{other}."
+        f"{USUAL_RATE:g} is usual: try {tip}."
     )
+    if network.kind == "loha" and typical.alpha > 1 and acts > FASTEST:
+        yield "A LoHa with alpha 1 learns about as fast as a LoRA."
 
 
 def pace(layer: Layer, kind: AdapterKind, rank: int, alpha: float, options: CreateOptions) -> float:

@@ -29,10 +29,10 @@ SAYING = [
         "data/editing/saving.py", "data/latents.py", "data/picture_file.py", "data/report.py", "data/set_scan.py",
         "captioner/fetching.py", "data/tagging/run.py", "data/tagging/wd.py", "hosts/blip.py",
         "hosts/webui/captioners.py", "hosts/webui/words.py",
-        "formats/atomic.py", "hosts/webui/live.py", "model/detection.py", "presets/shelf.py",
-        "training/caption_supply.py", "training/check.py", "training/material.py",
+        "formats/atomic.py", "hosts/webui/live.py", "model/detection.py", "model/heads.py", "presets/shelf.py",
+        "training/caption_supply.py", "training/captions.py", "training/check.py", "training/material.py",
         "training/comparison.py", "training/creation.py", "training/keeper.py", "training/loop.py",
-        "training/optimizer.py", "training/pictured.py", "training/queue.py", "training/run.py", "training/state.py",
+        "training/optimizer.py", "training/pace.py", "training/pictured.py", "training/queue.py", "training/run.py", "training/state.py",
     )
 ]  # fmt: skip
 """Whose problems and notices a newcomer meets: they come from the server in English and are told anew in the page."""
@@ -145,6 +145,8 @@ def _of_problems(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             yield from _of_call(node)
+        if isinstance(node, ast.Yield) and node.value:
+            yield from (one for one in _sentences(_template(node.value)) if one.endswith((".", ": {2}")))
         if isinstance(node, ast.Assign):
             for name, value in _assigned(node):
                 if name in ("fix", "how", "what", "why"):
@@ -170,6 +172,8 @@ def _of_call(node: ast.Call) -> Iterator[str]:
         yield from (sentence for one in given for sentence in _sentences(_template(one)))
     if called in ("Notice", "Stage") and node.args:
         yield from _sentences(_template(node.args[0]))
+    if called == "append" and ast.unparse(node.func).endswith("assumed.append"):
+        yield from map(_template, node.args)
     if called in ("bad", "Skipped", "_bad"):
         given = [*node.args[1:], *(named[name] for name in ("what", "fix") if name in named)]
         yield from filter(None, map(_template, given))
