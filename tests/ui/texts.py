@@ -32,7 +32,8 @@ SAYING = [
         "formats/atomic.py", "hosts/webui/live.py", "model/detection.py", "model/heads.py", "presets/shelf.py",
         "training/caption_supply.py", "training/captions.py", "training/check.py", "training/material.py",
         "training/comparison.py", "training/creation.py", "training/keeper.py", "training/loop.py",
-        "training/optimizer.py", "training/pace.py", "training/pictured.py", "training/queue.py", "training/run.py", "training/state.py",
+        "training/optimizer.py", "training/pace.py", "training/pictured.py",
+        "training/queue.py", "training/run.py", "training/state.py",
     )
 ]  # fmt: skip
 """Whose problems and notices a newcomer meets: they come from the server in English and are told anew in the page."""
