@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from lora_ext.layers import Family, LayerName
 LARGEST = 16 << 30
 """Bytes of a network. SDXL's whole difference in float32 is 14 GB; sparse files may claim any size at no cost."""
 ROOM_FOR_NAMES = 1 << 20
+AHEAD = 2
+"""Files whose bytes are read before their turn: what they wait for is the system, which hands out memory page by page.
+More of them would be more memory at once."""
 
 
 @dataclass(frozen=True)
@@ -70,33 +73,28 @@ def read_network(
     is not to be trained.
     """
     plan = _Plan.of(Path(path), names)
-    return plan.made(plan.read(), name, as_stored)
+    return plan.made(plan.bytes(), name, as_stored)
 
 
 def read_networks(paths: Sequence[Path], names: NameTable, *, as_stored: bool = False) -> list[ReadResult | BadInput]:
     """`read_network` of several files, in order, each its network or what it raises.
 
-    The bytes of one are read while the network of the one before is made, unless torch was told to use one thread, too.
+    The bytes of some are read while the networks of others are made, unless torch was told to use one thread, too.
     No thread is left afterwards.
     """
-    if len(paths) < 2 or torch.get_num_threads() < 2:
+    threads = min(AHEAD, torch.get_num_threads())
+    if len(paths) < 2 or threads < 2:
         return [_alone(path, names, as_stored) for path in paths]
     done: list[ReadResult | BadInput] = []
-    with ThreadPoolExecutor(1, "lora-ext read") as reader:
-        before: Begun | None = None
+    with ThreadPoolExecutor(threads, "lora-ext read") as reader:
+        begun: deque[Begun] = deque()
         for path in paths:
-            begun = _begun(path, names, reader)
-            done += [] if before is None else [_ended(before, as_stored)]
-            before = begun
-        return done + ([] if before is None else [_ended(before, as_stored)])
-
-
-class Content(NamedTuple):
-    """A file's tensors by key, and whether a network may keep them: all are finite, and nearly all are plain LoRA's,
-    so that no memory is held in vain."""
-
-    tensors: dict[str, Tensor]
-    storable: bool
+            begun.append(_begun(path, names, reader))
+            if len(begun) > threads:
+                done.append(_ended(begun.popleft(), as_stored))
+        while begun:
+            done.append(_ended(begun.popleft(), as_stored))
+    return done
 
 
 @dataclass(frozen=True)
@@ -128,18 +126,15 @@ class _Plan:
         _check_size(path)
         return cls(path, names, layout, metadata, sketch, family, settings, layers, unmatched)
 
-    def read(self) -> Content:
-        """The numbers, in memory of their own."""
-        content = whole_file(self.path, mapped=False)
-        tensors = tensors_in(self.path, self.layout, content)
-        finite = isinstance(self.layout, Header) and all_finite(self.layout, content)
-        return Content(tensors, finite and self._plain_bytes > 0.95 * content.numel() - ROOM_FOR_NAMES)
+    def bytes(self) -> Tensor:
+        """The file's content, in memory of its own."""
+        return whole_file(self.path, mapped=False)
 
-    def made(self, content: Content, name: str | None, as_stored: bool) -> ReadResult:
+    def made(self, content: Tensor, name: str | None, as_stored: bool) -> ReadResult:
         """The network. Raises `BadInput`."""
-        tensors = content.tensors
+        tensors = tensors_in(self.path, self.layout, content)
         embeddings = read_embeddings(self.path, tensors, self.metadata)
-        as_stored = as_stored and content.storable
+        as_stored = as_stored and self._storable(content)
         made = _Made(self.path, self.names, self.settings, len(self.layers) == 1, as_stored)
         for found in self.layers:
             made.add(found, {own: tensors[key] for own, key in found.keys.items()})
@@ -149,6 +144,13 @@ class _Plan:
             raise nothing_fits(self.path, self.names, self.sketch)
         network = Network(name or self.path.stem, made.adapters, self.metadata, content_identity(made.content))
         return ReadResult(network, tuple(sorted([*self.unmatched, *made.unused])), self.family, embeddings)
+
+    def _storable(self, content: Tensor) -> bool:
+        """Whether a network may keep the numbers as they are: all are finite, and nearly all are plain LoRA's, so that
+        no memory is held in vain."""
+        if not isinstance(self.layout, Header) or self._plain_bytes <= 0.95 * content.numel() - ROOM_FOR_NAMES:
+            return False
+        return all_finite(self.layout, content)
 
     @property
     def _plain_bytes(self) -> int:
@@ -163,7 +165,7 @@ def _alone(path: Path, names: NameTable, as_stored: bool) -> ReadResult | BadInp
         return e
 
 
-Begun = tuple[_Plan, "Future[Content]"] | BadInput
+Begun = tuple[_Plan, "Future[Tensor]"] | BadInput
 """A file whose names fit and whose bytes are being read; or why they are not."""
 
 
@@ -172,7 +174,7 @@ def _begun(path: Path, names: NameTable, reader: Executor) -> Begun:
         plan = _Plan.of(path, names)
     except BadInput as e:
         return e
-    return plan, reader.submit(plan.read)
+    return plan, reader.submit(plan.bytes)
 
 
 def _ended(begun: Begun, as_stored: bool) -> ReadResult | BadInput:

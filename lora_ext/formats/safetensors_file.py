@@ -85,13 +85,16 @@ def read_header(path: Path) -> Header:
 
 def tensors_of(header: Header, content: Tensor) -> dict[str, Tensor]:
     """Views into `content`, the whole file as uint8 [bytes]; a range that is not aligned for its dtype is copied."""
+    runs: dict[torch.dtype, Tensor] = {}
     out: dict[str, Tensor] = {}
     for name, slot in header.slots.items():
-        begin, end = header.data_start + slot.begin, header.data_start + slot.end
-        raw = content[begin:end]
-        if begin % slot.dtype.itemsize:
-            raw = raw.clone()
-        out[name] = raw.view(slot.dtype).reshape(slot.shape)
+        begin, end, size = header.data_start + slot.begin, header.data_start + slot.end, slot.dtype.itemsize
+        if begin % size:
+            out[name] = content[begin:end].clone().view(slot.dtype).view(slot.shape)
+            continue
+        if slot.dtype not in runs:  # one view for all: a file has thousands of tensors
+            runs[slot.dtype] = content[: len(content) // size * size].view(slot.dtype)
+        out[name] = runs[slot.dtype][begin // size : end // size].view(slot.shape)
     return out
 
 
