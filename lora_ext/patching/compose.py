@@ -15,9 +15,11 @@ from lora_ext.layers import Layer, LayerName
 from lora_ext.patching.originals import Copied, Original
 from lora_ext.patching.recipe import Part, Recipe
 
-CPU_BLOCK = 1 << 19
-"""Weights summed at a time on a CPU: 2 MiB of float32, so that what one step leaves the next finds in the cache.
-Smaller blocks gain nothing and make the threads meet more often, which costs dearly on a busy machine."""
+CPU_BLOCK = 1 << 20
+"""Weights that a thread sums at a time on a CPU: 4 MiB of float32, so that what one step leaves the next finds in the
+cache. Smaller blocks make the threads meet more often, which costs a tenth, and dearly on a busy machine."""
+CPU_LIMIT = 1 << 22
+"""Weights summed at a time on a CPU by however many threads."""
 GPU_BLOCK = 1 << 26
 """Weights summed at a time elsewhere: 256 MiB of scratch at most."""
 
@@ -55,7 +57,7 @@ class Composer:
         reach = _reach(product, weight.device) if product is not None and not dense else math.inf
         sure = self._peaks.get(layer.name, math.inf) + reach < torch.finfo(weight.dtype).max / 2
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
-        step = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // max(1, columns))
+        step = _rows_at_once(weight.device, rows, columns)
         squares: list[Tensor] = []
         for start in range(0, rows, step):
             stop = min(start + step, rows)
@@ -129,6 +131,13 @@ class Composer:
         if room is None or room.numel() < numbers:
             room = self._scratch[device, use] = torch.empty(numbers, dtype=torch.float32, device=device)
         return room[:numbers]
+
+
+def _rows_at_once(device: torch.device, rows: int, columns: int) -> int:
+    """Rows of a block; all blocks of a weight are alike but for the last."""
+    most = min(CPU_LIMIT, CPU_BLOCK * torch.get_num_threads()) if device.type == "cpu" else GPU_BLOCK
+    blocks = math.ceil(rows * columns / most)
+    return max(1, math.ceil(rows / max(1, blocks)))
 
 
 def _square(numbers: Tensor) -> Tensor:

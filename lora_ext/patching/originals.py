@@ -13,7 +13,7 @@ from lora_ext.layers import Layer, LayerName
 from lora_ext.patching.pool import Pool
 from lora_ext.patching.proof import comparable, proven
 from lora_ext.patching.stored import Stored, candidate
-from lora_ext.patching.weight_file import MappedFile, WeightFile
+from lora_ext.patching.weight_file import Identity, MappedFile, WeightFile
 
 
 class Original(Protocol):
@@ -64,6 +64,9 @@ class Originals:
         self._pool = Pool()
         self.peaks: dict[LayerName, float] = {}
         """What no number of a kept W0 exceeds, where that was found out."""
+        self._filed: dict[tuple[LayerName, torch.dtype], float] = {}
+        """The same of what the file holds, which stays true of it while nothing is kept."""
+        self._filed_in: Identity | None = None
 
     def __contains__(self, name: LayerName) -> bool:
         return name in self._kept
@@ -90,14 +93,14 @@ class Originals:
         answers = proven([(stored, weight) for _, stored, weight in plain])
         for (name, stored, _), same in zip(plain, answers, strict=True):
             if same:
-                self._kept[name] = stored
+                self._keep(name, stored)
             else:
                 self._refuted.add(name)
 
     def keep(self, layer: Layer, weight: Tensor) -> Original:
         """Make sure of the W0 that `weight` holds now, unless that is done already."""
         if layer.name not in self._kept:
-            self._kept[layer.name] = self._kept_now(layer, weight)
+            self._keep(layer.name, self._kept_now(layer, weight))
         return self._kept[layer.name]
 
     def put_back(self, name: LayerName, weight: Tensor) -> None:
@@ -107,8 +110,9 @@ class Originals:
 
     def drop(self, name: LayerName) -> None:
         """Forget the W0 of a layer that holds it again itself."""
-        original = self._kept.pop(name, None)
-        self.peaks.pop(name, None)
+        original, peak = self._kept.pop(name, None), self.peaks.pop(name, None)
+        if isinstance(original, Stored) and peak is not None:
+            self._filed[name, original.dtype] = peak
         if isinstance(original, Copied) and original.pooled:
             self._pool.give(original.tensor)
         if not self._kept:
@@ -118,6 +122,7 @@ class Originals:
         """Forget everything, spare memory included."""
         self._kept.clear()
         self.peaks.clear()
+        self._filed.clear()
         self._close()
         self._pool.release()
 
@@ -140,6 +145,11 @@ class Originals:
         """Memory kept for the next copies."""
         return self._pool.bytes
 
+    def _keep(self, name: LayerName, original: Original) -> None:
+        self._kept[name] = original
+        if isinstance(original, Stored) and (name, original.dtype) in self._filed:
+            self.peaks[name] = self._filed[name, original.dtype]
+
     def _kept_now(self, layer: Layer, weight: Tensor) -> Original:
         if fits_on_device(weight):
             return Copied(weight.clone(memory_format=torch.contiguous_format))
@@ -158,6 +168,8 @@ class Originals:
             self._asked = True
             found = self._find()
             self._open = None if found is None else _opened(found)
+            if self._open is not None and self._open.identity != self._filed_in:
+                self._filed, self._filed_in = {}, self._open.identity
         return self._open
 
     def _close(self) -> None:

@@ -56,8 +56,7 @@ class MappedFile:
 
     def __init__(self, file: WeightFile) -> None:
         """Raises `OSError` or `ValueError`. `intact` is False at once when it is not the file of the slots."""
-        self.path, self.slots = file.path, file.slots
-        self._identity = file.identity
+        self.path, self.slots, self.identity = file.path, file.slots, file.identity
         self._file = FileIO(file.path)
         try:
             # a private mapping may be handed to torch as writable; nothing here writes to it
@@ -70,14 +69,14 @@ class MappedFile:
     def intact(self) -> bool:
         """Whether nobody has written into it."""
         try:
-            return identity_of(os.fstat(self._file.fileno())) == self._identity
+            return identity_of(os.fstat(self._file.fileno())) == self.identity
         except OSError:
             return False
 
     @property
     def settled(self) -> bool:
         """Whether its last change is long enough ago for a further one to show."""
-        return time.time() - self._identity.mtime_ns / 1e9 > SETTLED
+        return time.time() - self.identity.mtime_ns / 1e9 > SETTLED
 
     def tensor(self, key: str) -> Tensor | None:
         """The tensor's bytes where they lie in the file, or None if it has none that can be used there."""

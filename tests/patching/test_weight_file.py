@@ -13,7 +13,7 @@ from tiny_model import LAYERS, TABLE, bits, network, weights
 from lora_ext.errors import BadInput
 from lora_ext.hosts.weight_file import weight_file
 from lora_ext.layers import Layer, LayerName, LayerTable
-from lora_ext.patching import Strengths, WeightPatcher
+from lora_ext.patching import Strengths, WeightPatcher, compose
 from lora_ext.patching.originals import Copied
 from lora_ext.patching.stored import Stored
 
@@ -305,3 +305,45 @@ def test_empty_and_one_dimensional_weights(tmp_path):
     path = written(tmp_path / "m.safetensors", live)
     patcher = WeightPatcher(lambda: live, LayerTable("sd1", {layer.name: layer}), lambda: weight_file(path))
     assert isinstance(patcher._originals.keep(layer, live["n.weight"]), Stored)
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """The layers whose numbers were asked for their range, in order."""
+    seen, real = [], compose._Written
+    monkeypatch.setattr(compose, "_Written", lambda layer, *rest: seen.append(layer.name) or real(layer, *rest))
+    return seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_range_of_what_the_file_holds_is_looked_at_once_for_all(tmp_path, dtype, looked_at):
+    path = tmp_path / "m.safetensors"
+    live, patcher = made(path, dtype)
+    patcher.apply({NET: Strengths()})
+    assert len(looked_at) == len(LAYERS)
+    patcher.clear()
+    looked_at.clear()
+    patcher.apply({NET: Strengths(0.9)})
+    assert not looked_at
+    patcher.clear()
+    live["a.to_q.weight"].fill_(torch.finfo(dtype).max)  # no longer what the file holds
+    patcher.apply({NET: Strengths()})
+    assert looked_at == [LAYERS[0].name]
+
+
+@pytest.mark.parametrize("change", ["forget", "file", "dtype"])
+def test_another_model_s_range_is_looked_at_anew(tmp_path, change, looked_at):
+    path = tmp_path / "m.safetensors"
+    live, patcher = made(path)
+    patcher.apply({NET: Strengths()})
+    patcher.clear()
+    if change == "forget":
+        patcher.forget()
+    elif change == "file":
+        written(path, live, age=30)
+    else:
+        live.update({key: tensor.half() for key, tensor in live.items()})
+    looked_at.clear()
+    patcher.apply({NET: Strengths()})
+    assert tiers(patcher) == {Stored}
+    assert len(looked_at) == len(LAYERS)
