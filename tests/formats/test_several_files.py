@@ -162,9 +162,12 @@ def test_a_file_that_is_not_all_plain_lora_gives_no_memory_to_keep(tmp_path):
 
 def test_further_threads_only_where_torch_may_have_them(tmp_path, threads, monkeypatch):
     seen, real = set(), reading.whole_file
-    monkeypatch.setattr(
-        reading, "whole_file", lambda *given: seen.add(threading.current_thread().name.rstrip("_01")) or real(*given)
-    )
+
+    def noted(path, mapped):
+        seen.add(threading.current_thread().name.rstrip("_01"))
+        return real(path, mapped)
+
+    monkeypatch.setattr(reading, "whole_file", noted)
     read_networks(files(tmp_path), NAMES)
     read_networks(files(tmp_path, 1), NAMES)
     assert seen == {"MainThread"} | ({"lora-ext read"} if threads > 1 else set())
