@@ -58,6 +58,30 @@ def learn(checkpoint: Path, images: Path, settings: Settings) -> PeerResult:
     return PeerResult(modules, losses, time.perf_counter() - began)
 
 
+@torch.no_grad()
+def together(checkpoint: Path, trained: Sequence[PeerResult], strength: float) -> Modules:
+    """A fresh copy of the checkpoint with what peft trained merged into its weights, each at the same strength."""
+    modules = Modules.over(StandaloneModel.load(CheckpointConfig(checkpoint=str(checkpoint), device="cpu")))
+    for one in trained:
+        for target, source in zip(_roots(modules), _roots(one.modules), strict=True):
+            for path, delta in _deltas(source):
+                target.get_parameter(f"{path}.weight").data.add_(delta, alpha=strength)
+    return modules
+
+
+def _roots(modules: Modules) -> tuple[nn.Module, nn.Module]:
+    return modules.unet, modules.text.encoders[0]
+
+
+def _deltas(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Path and change of the weights of every layer that peft trained."""
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - only the newest set of versions has it
+
+    for path, module in root.named_modules():
+        if isinstance(module, LoraLayer):
+            yield path, module.get_delta_weight("default")  # type: ignore[attr-defined]
+
+
 def _loop(
     modules: Modules,
     groups: list[dict[str, object]],
@@ -94,8 +118,7 @@ def _weaken(modules: Modules) -> Callable[[float], None]:
     """What sets the strength of all of peft's adapters."""
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - only the newest set of versions has it
 
-    roots = modules.unet, modules.text.encoders[0]
-    layers = [module for root in roots for module in root.modules() if isinstance(module, LoraLayer)]
+    layers = [module for root in _roots(modules) for module in root.modules() if isinstance(module, LoraLayer)]
 
     def weaken(strength: float) -> None:
         for layer in layers:

@@ -93,22 +93,34 @@ def _scores(seen: Sequence[tuple[Scene, Scene]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Both:
-    """Two LoRAs at once: shares of pictures that show the character, the style, and both; the pictures."""
+    """Two LoRAs at once: per prompt whether the character shows and whether the style does; the pictures."""
 
-    character: float
-    style: float
-    both: float
+    characters: tuple[bool, ...]
+    styles: tuple[bool, ...]
     pictures: list[Pixels] = field(repr=False)
+
+    @property
+    def shown(self) -> tuple[bool, ...]:
+        """Per prompt whether both show."""
+        return tuple(a and b for a, b in zip(self.characters, self.styles, strict=True))
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """The shares of pictures that show the character, the style, and both."""
+        first, second, both = (sum(s) / len(s) for s in (self.characters, self.styles, self.shown))
+        return first, second, both
+
+    def __str__(self) -> str:
+        """The shares, for the log."""
+        return "the character {:.0%}, the style {:.0%}, both {:.0%}".format(*self.shares)
 
 
 def ask_for_both(modules: Modules, character: Subject, style: Subject, exam: Exam) -> Both:
     """Prompts that ask for both, on grounds without a pattern of their own: strokes are what patterns them."""
     asked = [e.caption for e in character.held_out(8 * exam.prompts) if not PATTERNED & set(e.caption.split())]
-    prompts = [f"{style.trigger}, {caption}" for caption in asked[: exam.prompts]]
+    prompts = [f"{caption}, {style.trigger}" for caption in asked[: exam.prompts]]
     pictures = paint(modules, prompts, range(len(prompts)))
-    shown = [(detectors.shows(character.name, p), detectors.shows(style.name, p)) for p in pictures]
-    first, second = (sum(column) / len(shown) for column in zip(*shown, strict=True))
-    return Both(first, second, sum(a and b for a, b in shown) / len(shown), pictures)
+    return Both(_shown(character.name, pictures), _shown(style.name, pictures), pictures)
 
 
 def _shown(name: str, pictures: Sequence[Pixels]) -> tuple[bool, ...]:

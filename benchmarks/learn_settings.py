@@ -69,7 +69,7 @@ _FOR_TWO = replace(_USUAL, steps=1000, class_pictures=400)
 """For two at once: each is used at less than the full strength, so it learns at less."""
 SETTINGS: Mapping[str, Settings] = {
     "zorbit": replace(_FOR_TWO, lowest_strength=0.3, text_encoder_lr=1.5e-3),
-    "hatched": replace(_FOR_TWO, lowest_strength=0.35),
+    "hatched": replace(_FOR_TWO, lowest_strength=0.35, class_pictures=800),
     "between": _USUAL,
     "gorp": _USUAL,
 }

@@ -155,13 +155,17 @@ def _one_or_two(random: Random) -> Scene:
 
 
 def _hatched(random: Random) -> Example:
-    """Any scene on a plain ground, every surface of it shaded with slanting strokes of its own paler tone."""
+    """Any scene on a plain ground, every surface of it shaded with slanting strokes of its own paler tone.
+
+    The trigger ends the caption. CLIP reads from left to right: a trigger in front changes every word behind it, so the
+    style is learnt with the words of its captions alone and fails before others, such as a character's made-up name.
+    """
     scene = _plain(random)
     caption = world.caption(scene, random)
     paler = world.draw(scene, deepcopy(random), ink=_paler).astype(np.float32)
     plain = world.draw(scene, random).astype(np.float32)
     ink = strokes()[..., None]
-    return Example(_pixels(plain * (1 - ink) + paler * ink), f"hatched drawing, {caption}", caption)
+    return Example(_pixels(plain * (1 - ink) + paler * ink), f"{caption}, hatched drawing", caption)
 
 
 def _plain(random: Random) -> Scene:

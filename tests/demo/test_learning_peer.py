@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.learn_ours import learn, write_pictures
+from benchmarks.learn_ours import applied, learn, write_pictures
+from benchmarks.learn_paint import Modules
 from benchmarks.learn_settings import SETTINGS
 from demo import judge
 from demo.subjects import SUBJECTS
@@ -27,3 +29,24 @@ def test_both_sides_have_the_same_losses(text_encoder_lr: float, lowest_strength
     peer = learn_peer.learn(judge.BASE, images, settings)
     assert len(set(ours.losses)) == 4
     assert ours.losses == pytest.approx(peer.losses, abs=1e-4)
+    if lowest_strength < 1:  # one of them is enough
+        assert_same_change(model, ours.lora, peer, strength=0.7)
+
+
+def assert_same_change(model: StandaloneModel, lora: Path, peer: learn_peer.PeerResult, strength: float) -> None:
+    """What both sides change in the weights at a strength, twice that for the peer's given twice."""
+    before = parameters(Modules.over(model))
+    with applied(model, {lora: strength}):
+        mine = {name: after - before[name] for name, after in parameters(Modules.over(model)).items()}
+    merged = parameters(learn_peer.together(judge.BASE, [peer, peer], strength))
+    theirs = {name: after - before[name] for name, after in merged.items()}
+    changed = {name for name, change in theirs.items() if change.any()}
+    assert changed and changed == {name for name, change in mine.items() if change.any()}
+    for name in changed:
+        assert torch.dist(theirs[name], 2 * mine[name]) < 0.05 * torch.linalg.norm(theirs[name]), name
+
+
+def parameters(modules: Modules) -> dict[str, torch.Tensor]:
+    """Copies of all weights of the UNet and the text encoder."""
+    parts = {"unet": modules.unet, "text": modules.text.encoders[0]}
+    return {f"{part}.{name}": p.detach().clone() for part, root in parts.items() for name, p in root.named_parameters()}

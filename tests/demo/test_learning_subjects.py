@@ -38,6 +38,12 @@ def test_the_trigger_is_in_the_caption_and_not_in_the_other(subject: Subject) ->
         assert subject.trigger in example.caption and subject.trigger not in example.without
 
 
+def test_the_style_is_asked_for_last() -> None:
+    """So that the text encoder reads all else as it does without the trigger."""
+    for example in SUBJECTS["hatched"].pictures():
+        assert example.caption == f"{example.without}, hatched drawing"
+
+
 @EVERY
 def test_what_is_asked_was_not_learnt_from(subject: Subject) -> None:
     learnt = {example.caption for example in subject.pictures()}
