@@ -32,7 +32,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "loha": {"kind": "loha", "rank": "8", "alpha": "8", "learning_rate": "5e-4", "text_encoder_lr": "5e-4"},
     "lokr": {"kind": "lokr", "lokr_factor": "4", "learning_rate": "3e-3", "text_encoder_lr": "3e-3"},
     "dora": {"dora": "true"},
-    "oft": {"kind": "oft", "rank": "8", "learning_rate": "1e-3", "text_encoder_lr": "3e-4"},
+    "oft": {"kind": "oft", "rank": "8", "learning_rate": "1e-3", "text_encoder_lr": "3e-4", "max_steps": "700"},
     "ia3": {"kind": "ia3", "learning_rate": "2e-2", "text_encoder_lr": "0", "max_steps": "750"},
     "full": {"kind": "full", "learning_rate": "1e-4", "text_encoder_lr": "1e-4"},
     "bf16": {"precision": "bf16"},
