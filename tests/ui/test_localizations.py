@@ -72,13 +72,13 @@ def test_only_whole_json_objects_of_texts():
 
 
 def test_the_page_speaks_the_language_of_the_browser(browser, address, stage):
-    from tabpage import expect  # it skips loudly where playwright is missing, which is no reason for the rest
+    from tabpage import expect, ready  # it skips loudly where playwright is missing, which is no reason for the rest
 
     context = browser.new_context(locale="zh-CN", viewport={"width": 390, "height": 844})
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.goto(address)
-    page.wait_for_selector("#lora_ext_start")
+    ready(page)  # gradio's own texts are told before our scripts are there
     expect(page.locator("#lora_ext_start")).to_have_text("开始训练")
     page.evaluate("() => window.loraExt.openStep('lora_ext_step_goal')")
     expect(page.locator(".lora-ext-goals legend")).to_have_text("要学习什么？")

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from tabpage import PHONE, WIDE, box, expect, serious
+from tabpage import PHONE, WIDE, box, expect, ready, serious
 
 from lora_ext.api import pictures
 from lora_ext.data.editing import Desk
@@ -68,7 +68,7 @@ def test_the_folder_is_seen(open_page, folder):
     page.wait_for_function("() => document.querySelector('[data-pic=view] img')?.naturalWidth === 700")
     expect(page.locator(".lora-ext-pic-cut")).to_be_visible()
     page.reload()
-    page.wait_for_selector("#lora_ext_start")
+    ready(page)
     show(page, folder)
 
 
