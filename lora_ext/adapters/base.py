@@ -14,13 +14,18 @@ from lora_ext.layers import ConvGeometry
 
 
 class Factors(NamedTuple):
-    """ΔW as one matrix product, flattened: `up` [out, r] @ `down` [r, in·k·k], scale already inside `up`.
+    """ΔW as one matrix product, flattened: `scale` · `up` [out, r] @ `down` [r, in·k·k].
 
-    `up` is float32; `down` may have a half precision that its file had.
+    Both may have the half precision that their file had.
     """
 
     up: Tensor
     down: Tensor
+    scale: float = 1.0
+
+    def product(self) -> Tensor:
+        """ΔW [out, in·k·k], float32."""
+        return (self.up.float() * self.scale) @ self.down.float()
 
 
 class Adapter(nn.Module, abc.ABC):

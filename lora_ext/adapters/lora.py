@@ -132,18 +132,17 @@ class LoraAdapter(Adapter):
         return out
 
     def factors(self) -> Factors:
-        """`up`·scale [out, r] and `down` [r, in·kh·kw]; a Tucker core is multiplied into `down`."""
+        """`up` [out, r], `down` [r, in·kh·kw] and alpha / rank; a Tucker core is multiplied into `down`."""
         down = self.down.flatten(1)
         if self.mid is not None:
             down = down.float()
             mid = self.mid.float().reshape(self.rank, self.rank, -1)
             down = (mid.transpose(1, 2) @ down).transpose(1, 2).reshape(self.rank, -1)
-        return Factors(self.up.float().flatten(1) * self.scale, down)
+        return Factors(self.up.flatten(1), down, self.scale)
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW = scale · up · down in the shape of `base`, whose values are not looked at."""
-        up, down = self.factors()
-        return (up @ down.float()).reshape(base.shape)
+        return self.factors().product().reshape(base.shape)
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """ΔW on the layer's input without building ΔW: two (Tucker: three) small products.

@@ -52,12 +52,12 @@ class PissaAdapter(LoraAdapter):
     def factors(self) -> Factors:
         """Both products side by side."""
         own, start = super().factors(), self._start().factors()
-        return Factors(torch.cat([own.up, -start.up], 1), torch.cat([own.down, start.down]))
+        return Factors(torch.cat([own.up, -start.up], 1), torch.cat([own.down, start.down]), own.scale)
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW in the shape of `base`, whose values are not looked at."""
         own = super().factors()  # not `delta`, which would ask for the factors of both
-        return (own.up @ own.down).reshape(base.shape) - self._start().delta(base)
+        return own.product().reshape(base.shape) - self._start().delta(base)
 
     def forward_delta(self, x: Tensor, base: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """ΔW on the layer's input, by four small products."""

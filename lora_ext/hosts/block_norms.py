@@ -61,6 +61,6 @@ def _square(adapter: Adapter, layer: Layer, tensors: Mapping[str, Tensor]) -> fl
     factors = adapter.factors()
     if factors is not None:
         up, down = factors.up.float(), factors.down.float()
-        return float(((up.T @ up).double() * (down @ down.T).double()).sum().clamp(min=0))
+        return float(((up.T @ up).double() * (down @ down.T).double()).sum().clamp(min=0)) * factors.scale**2
     base = layer.view(tensors[layer.key]).detach().to(adapter.device, torch.float32)
     return float(adapter.delta(base.reshape(layer.shape)).double().square().sum())

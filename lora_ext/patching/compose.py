@@ -41,7 +41,7 @@ class Composer:
     def __init__(self, peaks: dict[LayerName, float]) -> None:
         """`peaks`: what no number of a layer's W0 exceeds, as far as it was seen; kept here for the next time."""
         self._peaks = peaks
-        self._scratch: dict[tuple[torch.device, str], Tensor] = {}
+        self._scratch: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
         self._written: list[_Written] = []
 
     def write(self, layer: Layer, weight: Tensor, original: Original, recipe: Recipe, *, untouched: bool) -> None:
@@ -54,7 +54,7 @@ class Composer:
         source = original
         if dense:
             source, untouched = Copied(_with_dense(original, weight, dense)), False
-        reach = _reach(product, weight.device) if product is not None and not dense else math.inf
+        reach = _reach(product) if product is not None and not dense else math.inf
         sure = self._peaks.get(layer.name, math.inf) + reach < torch.finfo(weight.dtype).max / 2
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
         step = _rows_at_once(weight.device, rows, columns)
@@ -64,7 +64,7 @@ class Composer:
             live = weight[start:stop]
             # a float32 weight is its own scratch; the caller holds its original
             own = weight.dtype == torch.float32 and live.is_contiguous()
-            block = live if own else self._room(weight.device, "block", live.numel()).view(live.shape)
+            block = live if own else self._room(weight.device, "block", stop - start, columns).view(live.shape)
             if not untouched:
                 source.copy_rows(start, stop, block)
             elif not own:
@@ -98,39 +98,45 @@ class Composer:
 
     def _split(self, recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
         """All low-rank parts as one product (ranks side by side), and the parts that have none."""
-        low_rank: list[tuple[Factors, float]] = []
+        low_rank: list[Factors] = []
         dense: list[Part] = []
         for part in recipe:
             factors = part.adapter.factors() if part.adapter.linear_in_strength else None
             if factors is None:
                 dense.append(part)
             else:
-                up, down = (t.detach().to(device) for t in factors)
-                low_rank.append((Factors(up.float(), down), part.strength))
+                up, down, scale = factors
+                low_rank.append(Factors(up.detach().to(device), down.detach().to(device), scale * part.strength))
         return (self._joined(low_rank, device) if low_rank else None), dense
 
-    def _joined(self, parts: list[tuple[Factors, float]], device: torch.device) -> Factors:
-        if len(parts) == 1:
-            (up, down), strength = parts[0]
-            return Factors(up * strength, down.float())
-        rank = sum(f.down.shape[0] for f, _ in parts)
-        rows, columns = parts[0][0].up.shape[0], parts[0][0].down.shape[1]
-        up = self._room(device, "up", rows * rank).view(rows, rank)
-        down = self._room(device, "down", rank * columns).view(rank, columns)
+    def _joined(self, parts: list[Factors], device: torch.device) -> Factors:
+        """Their sum as one product of scale 1, float32."""
+        rank = sum(len(part.down) for part in parts)
+        rows, columns = parts[0].up.shape[0], parts[0].down.shape[1]
+        up, down = self._room(device, "up", rows, rank), self._room(device, "down", rank, columns)
+        kinds = {part.up.dtype for part in parts}
+        kind = kinds.pop() if len(kinds) == 1 else torch.float32
+        # in their own precision first: to convert rows of one factor's width takes longer than all of them at once
+        rowwise = up if kind == torch.float32 else self._room(device, "rowwise", rows, rank, kind)
+        torch.cat([part.up for part in parts], 1, out=rowwise)
+        if rowwise is not up:
+            up.copy_(rowwise)
         first = 0
-        for factors, strength in parts:
-            last = first + factors.down.shape[0]
-            torch.mul(factors.up, strength, out=up[:, first:last])
-            down[first:last].copy_(factors.down)
+        for part in parts:
+            last = first + len(part.down)
+            down[first:last].copy_(part.down).mul_(_float32(part.scale))
             first = last
         return Factors(up, down)
 
-    def _room(self, device: torch.device, use: str, numbers: int) -> Tensor:
-        """float32 [numbers]; the same memory for every call with the same `use`."""
-        room = self._scratch.get((device, use))
+    def _room(
+        self, device: torch.device, use: str, rows: int, columns: int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """[rows, columns] of undefined numbers; the same memory for every call with the same `use` and `dtype`."""
+        numbers = rows * columns
+        room = self._scratch.get((device, use, dtype))
         if room is None or room.numel() < numbers:
-            room = self._scratch[device, use] = torch.empty(numbers, dtype=torch.float32, device=device)
-        return room[:numbers]
+            room = self._scratch[device, use, dtype] = torch.empty(numbers, dtype=dtype, device=device)
+        return room[:numbers].view(rows, columns)
 
 
 def _rows_at_once(device: torch.device, rows: int, columns: int) -> int:
@@ -150,11 +156,11 @@ def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _reach(product: Factors, device: torch.device) -> float:
+def _reach(product: Factors) -> float:
     """What no number of up · down exceeds: by Cauchy and Schwarz, ‖up‖ ‖down‖. A card would have to be waited for."""
-    if device.type != "cpu":
+    if product.up.device.type != "cpu":
         return math.inf
-    return math.prod(math.sqrt(float(_square(factor))) for factor in product)
+    return math.sqrt(float(_square(product.up))) * math.sqrt(float(_square(product.down)))
 
 
 def _whole(original: Original, weight: Tensor) -> Tensor:
