@@ -47,6 +47,7 @@ class LoraAdapter(Adapter):
     """
 
     tensor_names: ClassVar[frozenset[str]] = frozenset({DOWN, UP, MID}) | SCALES
+    mask: Tensor | None = None
 
     def __init__(self, down: Tensor, up: Tensor, mid: Tensor | None, alpha: float) -> None:
         super().__init__()
@@ -54,7 +55,6 @@ class LoraAdapter(Adapter):
         self.up = nn.Parameter(up)
         self.mid: nn.Parameter | None = None if mid is None else nn.Parameter(mid)
         self.alpha = float32(alpha)
-        self.mask: Tensor | None = None
 
     @classmethod
     def create(
@@ -133,12 +133,15 @@ class LoraAdapter(Adapter):
 
     def factors(self) -> Factors:
         """`up` [out, r], `down` [r, in·kh·kw] and alpha / rank; a Tucker core is multiplied into `down`."""
-        down = self.down.flatten(1)
+        up: Tensor = self.up  # once: a module looks for its parameters anew each time
+        down: Tensor = self.down
+        rank = len(down)
+        if down.dim() > 2:
+            up, down = up.flatten(1), down.flatten(1)
         if self.mid is not None:
-            down = down.float()
-            mid = self.mid.float().reshape(self.rank, self.rank, -1)
-            down = (mid.transpose(1, 2) @ down).transpose(1, 2).reshape(self.rank, -1)
-        return Factors(self.up.flatten(1), down, self.scale)
+            mid = self.mid.float().reshape(rank, rank, -1)
+            down = (mid.transpose(1, 2) @ down.float()).transpose(1, 2).reshape(rank, -1)
+        return Factors(up, down, self.alpha / rank)
 
     def delta(self, base: Tensor) -> Tensor:
         """ΔW = scale · up · down in the shape of `base`, whose values are not looked at."""

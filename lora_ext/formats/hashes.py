@@ -12,6 +12,8 @@ from torch import Tensor
 from lora_ext.layers import LayerName
 
 LEGACY_FROM, LEGACY_TO = 0x100000, 0x110000
+EXACT = frozenset({torch.float32, torch.float16, torch.bfloat16})
+"""Dtypes whose numbers Python shows with all their bits."""
 
 
 def network_hashes(header: bytes, data: Iterable[bytes]) -> dict[str, str]:
@@ -42,13 +44,15 @@ def content_identity(layers: Mapping[LayerName, Mapping[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     named = {str(name): tensors for name, tensors in layers.items()}
     for name in sorted(named):
-        for own, tensor in sorted(named[name].items()):
-            digest.update(f"{name} {own} {tensor.dtype} {list(tensor.shape)} {_sum(tensor)}".encode())
+        told = [f"{own} {t.dtype} {tuple(t.shape)} {_sum(t)}" for own, t in sorted(named[name].items())]
+        digest.update(f"{name} {told}".encode())
     return digest.hexdigest()
 
 
 def _sum(tensor: Tensor) -> str:
     """The bits as 64-bit numbers, added up without regard to overflow, which is as fast as memory; and what is left."""
+    if tensor.dim() == 0 and tensor.dtype in EXACT:  # one for each layer
+        return repr(tensor.item())
     content = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     whole = len(content) // 8 * 8
     rest = content[whole:].tobytes().hex() if whole < len(content) else ""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +42,7 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.
 Object = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One tensor's place: byte range `begin`..`end` counted from the end of the header."""
 
     dtype: torch.dtype
@@ -87,14 +87,14 @@ def tensors_of(header: Header, content: Tensor) -> dict[str, Tensor]:
     """Views into `content`, the whole file as uint8 [bytes]; a range that is not aligned for its dtype is copied."""
     runs: dict[torch.dtype, Tensor] = {}
     out: dict[str, Tensor] = {}
-    for name, slot in header.slots.items():
-        begin, end, size = header.data_start + slot.begin, header.data_start + slot.end, slot.dtype.itemsize
+    for name, (dtype, shape, first, last) in header.slots.items():
+        begin, end, size = header.data_start + first, header.data_start + last, dtype.itemsize
         if begin % size:
-            out[name] = content[begin:end].clone().view(slot.dtype).view(slot.shape)
+            out[name] = content[begin:end].clone().view(dtype).view(shape)
             continue
-        if slot.dtype not in runs:  # one view for all: a file has thousands of tensors
-            runs[slot.dtype] = content[: len(content) // size * size].view(slot.dtype)
-        out[name] = runs[slot.dtype][begin // size : end // size].view(slot.shape)
+        if dtype not in runs:  # one view for all: a file has thousands of tensors
+            runs[dtype] = content[: len(content) // size * size].view(dtype)
+        out[name] = runs[dtype][begin // size : end // size].view(shape)
     return out
 
 

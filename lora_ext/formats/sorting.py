@@ -78,9 +78,10 @@ def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable, settin
     found: dict[LayerName, Found] = {}
     unmatched: list[str] = []
     problems: list[Problem] = []
-    averages_too = any(_is_average(key) is False for key in tensors)
+    sections = any(SECTION.match(key) for key in tensors)
+    averages_too = sections and any(_is_average(key) is False for key in tensors)
     for key, tensor in tensors.items():
-        section = SECTION.match(key)
+        section = SECTION.match(key) if sections else None
         # averages (ema) beside the weights themselves would be a second network
         spare = averages_too and _is_average(key)
         split = None if spare else names.split(key[section.end() :] if section else key)
@@ -89,7 +90,9 @@ def _by_name(path: Path, tensors: Mapping[str, Tensor], names: NameTable, settin
             continue
         layer, rest = split
         own = canonical(rest)
-        entry = found.setdefault(layer.name, Found(layer, key[: -len(rest) - 1], {}, {}))
+        entry = found.get(layer.name)
+        if entry is None:
+            entry = found[layer.name] = Found(layer, key[: -len(rest) - 1], {}, {})
         if own in entry.tensors:
             what = f"{key} and {entry.keys[own]} name the same tensor"
             fix = "Which of them counts cannot be told: convert or download it again."

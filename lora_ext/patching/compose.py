@@ -106,7 +106,9 @@ class Composer:
                 dense.append(part)
             else:
                 up, down, scale = factors
-                low_rank.append(Factors(up.detach().to(device), down.detach().to(device), scale * part.strength))
+                if up.device != device:
+                    up, down = up.to(device), down.to(device)
+                low_rank.append(Factors(up, down, scale * part.strength))
         return (self._joined(low_rank, device) if low_rank else None), dense
 
     def _joined(self, parts: list[Factors], device: torch.device) -> Factors:
