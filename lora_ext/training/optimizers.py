@@ -23,7 +23,8 @@ class Kind:
 
     `install` is what pip is asked for when the module is missing. `reads_back`: its own step waits for the device, or
     nobody knows, so it is only called after a look at the gradients; others are called blindly and undone on the
-    device. `one_rate`: it finds the rate itself and cannot have several.
+    device. `one_rate`: it finds the rate itself and cannot have several. `tried`: on which devices it runs depends on
+    how its package was built, so a step is tried before a run.
     """
 
     module: str
@@ -32,13 +33,16 @@ class Kind:
     arguments: Mapping[str, object] = field(default_factory=dict)
     reads_back: bool = False
     one_rate: bool = False
-    cuda_only: bool = False
+    tried: bool = False
 
+
+ENOUGH = (64, 64)
+"""A parameter that optimizers in 8 bits do hold in 8 bits; they leave smaller ones alone."""
 
 KINDS: Mapping[str, Kind] = {
     "adamw": Kind("torch.optim", "AdamW"),
-    "adamw8bit": Kind("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", cuda_only=True),
-    "paged_adamw8bit": Kind("bitsandbytes.optim", "PagedAdamW8bit", "bitsandbytes", reads_back=True, cuda_only=True),
+    "adamw8bit": Kind("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", tried=True),
+    "paged_adamw8bit": Kind("bitsandbytes.optim", "PagedAdamW8bit", "bitsandbytes", reads_back=True, tried=True),
     "adafactor": Kind(
         "transformers.optimization",
         "Adafactor",
@@ -90,14 +94,12 @@ def check_optimizer(optim: OptimConfig, rates: Sequence[float], device: torch.de
     """Everything about the optimizer that can be told before a run; `rates` are the learning rates in use."""
     try:
         kind = kind_of(optim)
-        if kind.cuda_only and device.type != "cuda":
-            yield Problem("optimizer", f"{kind.name} runs on an NVIDIA card only", "adamw here", optim.optimizer)
         own = optim.optimizer == "custom"
-        where = device if own else torch.device("cpu")
-        probe = nn.Parameter(torch.zeros(2, 2, device=where))
+        where = device if own or kind.tried else torch.device("cpu")
+        probe = nn.Parameter(torch.zeros(ENOUGH, device=where))
         made = make_optimizer([([probe], rates[0] if rates else 1e-4)], optim, where)
-        if own:
-            _try_a_step(made, probe)
+        if own or kind.tried:
+            _try_a_step(made, probe, optim)
     except BadInput as e:
         yield from e.problems
         return
@@ -106,17 +108,22 @@ def check_optimizer(optim: OptimConfig, rates: Sequence[float], device: torch.de
         yield Problem("optimizer", f"{kind.name} finds one learning rate for all", "equal learning rates", fix=fix)
 
 
-def _try_a_step(made: torch.optim.Optimizer, probe: nn.Parameter) -> None:
-    """Raise `BadInput` for a class that cannot step as training does: it asks for a closure, or for other gradients."""
+def _try_a_step(made: torch.optim.Optimizer, probe: nn.Parameter, optim: OptimConfig) -> None:
+    """Raise `BadInput` for a class that cannot step as training does: it asks for a closure or for other gradients, or
+    was not built for the device."""
     probe.grad = torch.ones_like(probe)
     step: Callable[[], object] = made.step
     try:
         with torch.no_grad():
             step()
-    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as e:
-        why = " ".join(str(e).split())
-        what = f"{type(made).__name__} cannot train a LoRA: its step fails"
-        raise BadInput(Problem("optimizer_class", what, "another optimizer", why)) from e
+    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, NameError) as e:
+        why, name = " ".join(str(e).split()), type(made).__name__
+        if optim.optimizer == "custom":
+            what = f"{name} cannot train a LoRA: its step fails"
+            raise BadInput(Problem("optimizer_class", what, "another optimizer", why)) from e
+        kind = probe.device.type
+        where = "an NVIDIA card" if kind != "cuda" else "a bitsandbytes made for this version of CUDA"
+        raise BadInput(Problem("optimizer", f"{name} does not run on {kind} here", where, why, "Take adamw.")) from e
 
 
 def finds_rate(optim: OptimConfig) -> bool:

@@ -226,6 +226,7 @@ def test_what_few_bits_need_is_named_before_anything_starts(tmp_path, monkeypatc
 
 def test_an_optimizer_in_8_bits_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     for name in ("adamw8bit", "paged_adamw8bit"):
         with pytest.raises(BadInput, match="bitsandbytes is not installed") as caught:
             run(tmp_path, optimizer=name)

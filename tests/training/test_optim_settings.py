@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
 
 import pytest
 import torch
@@ -145,14 +146,40 @@ def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists(), "told before anything starts"
 
 
-@pytest.mark.parametrize("name", ["adamw8bit", "paged_adamw8bit"])
-def test_eight_bits_need_a_card_and_its_package(monkeypatch, name):
+EIGHT_BITS = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_eight_bits_need_their_package_and_a_device_it_was_built_for(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    problems = list(check_optimizer(OptimConfig(optimizer=name), [1e-3], CPU))
-    assert [p.field for p in problems] == ["optimizer", "optimizer"]
-    assert "NVIDIA" in problems[0].what
-    assert "bitsandbytes" in problems[1].fix
+    (problem,) = check_optimizer(OptimConfig(optimizer=name), [1e-3], CPU)
+    assert problem.field == "optimizer" and "bitsandbytes" in problem.fix
+
+    class WithoutKernels(torch.optim.AdamW):
+        def step(self, closure=None):
+            assert all(p.numel() >= 4096 for group in self.param_groups for p in group["params"]), "held in 8 bits"
+            raise NameError("name 'str2optimizer8bit_blockwise' is not defined")  # as bitsandbytes 0.45 on a CPU
+
+    package = types.ModuleType("bitsandbytes.optim")
+    setattr(package, EIGHT_BITS[name], WithoutKernels)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package)
+    (problem,) = check_optimizer(OptimConfig(optimizer=name), [1e-3], CPU)
+    assert (problem.field, problem.expected) == ("optimizer", "an NVIDIA card")
+    assert "does not run on cpu" in problem.what and "str2optimizer8bit" in problem.got and "adamw" in problem.fix
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_eight_bits_train_where_the_package_can(tmp_path, name):
+    if importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("BITSANDBYTES NOT TESTED: it is not installed")
+    if problems := list(check_optimizer(OptimConfig(optimizer=name), [1e-3], CPU)):
+        pytest.skip(f"BITSANDBYTES NOT TESTED: {problems[0]}")
+    plain = run(tmp_path, max_steps=3, rank=16)
+    small = run(tmp_path / "small", images=str(tmp_path / "pictures"), max_steps=3, rank=16, optimizer=name)
+    assert not same(small.tensors, plain.tensors)
+    for mine, exact in zip(small.steps, plain.steps, strict=True):
+        assert mine.loss == pytest.approx(exact.loss, rel=0.02)
 
 
 def test_finders_want_one_rate_and_are_told_theirs(tmp_path):
