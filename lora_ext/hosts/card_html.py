@@ -114,12 +114,15 @@ def empty_html(folders: Iterable[str]) -> str:
     return f'<div class="nocards"><h1>{LABELS["empty"]}</h1><ul>{places}</ul></div>'
 
 
-def foot_html(key: str, hidden: Mapping[str, int], problems: Iterable[str]) -> str:
-    """Below the cards: what is not shown and why. `key` lets the page's script ask for more."""
+def foot_html(key: str, hidden: Mapping[str, int], problems: Iterable[str], view: int = 0) -> str:
+    """Below the cards: what is not shown and why. `key` lets the page's script ask for more.
+
+    `view` is the number of the look at the folders that the cards are of; 0 where none is shown yet.
+    """
     counts = ", ".join(f"{count} x {name}" for name, count in sorted(hidden.items()))
     lines = [LABELS["hidden"].format(counts=counts)] if hidden else []
     shown = "".join(f"<p>{clean(line)}</p>" for line in (*lines, *problems))
-    return f'<div class="lora-ext-foot" data-key="{clean(key)}">{shown}</div>'
+    return f'<div class="lora-ext-foot" data-key="{clean(key)}" data-view="{view}">{shown}</div>'
 
 
 def preview_url(card: Card) -> str:

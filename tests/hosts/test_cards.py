@@ -118,7 +118,7 @@ def test_strangers_texts_are_no_markup(tmp_path: Path) -> None:
     (tmp_path / SCRIPT.replace("/", "")).mkdir()
     page = "".join(card_html(card, n, Look()) for n, card in enumerate(shown))
     page += tree_html(listing.subfolders, shown, [str(tmp_path)]) + folders_html([SCRIPT, NASTY], "txt2img")
-    page += foot_html("key", {SCRIPT: 2}, [SCRIPT])
+    page += foot_html("key", {SCRIPT: 2}, [SCRIPT], 3)
     markup = Markup(page)
     assert {tag for tag, _ in markup.tags} <= {"div", "span", "img", "ul", "li", "i", "button", "p"}
     handlers = [attrs[name] for _, attrs in markup.tags for name in attrs if name.startswith("on")]

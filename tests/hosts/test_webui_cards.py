@@ -47,6 +47,7 @@ def browser() -> Iterator[object]:
 def page(browser, server: Server, loras: Path):
     """One page for all: it takes long to open."""
     opened = open_page(browser, server)
+    wait_for_card(opened, CAT)  # another page may have been opened before the files were there
     yield opened
     opened.context.close()
     assert not opened.crashes
@@ -71,6 +72,11 @@ def open_page(browser, server: Server):
             opened.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
     opened.wait_for_function("() => 'txt2img_lora' in extraNetworksApplyFilter")  # the host's script is ready
     return opened
+
+
+def wait_for_card(page, name: str) -> None:
+    there = f"name => [...document.querySelectorAll('{CARDS}')].some(c => c.dataset.name === name)"
+    page.wait_for_function(there, arg=name)
 
 
 def card(page, name: str):
@@ -116,6 +122,17 @@ def test_one_lora_page_and_every_card_that_fits(page) -> None:
     assert {CAT, "old/cat", "dog", "ink", "renamed here", "broken", NASTY, RIGHT_TO_LEFT} <= found
     assert "wide" not in found, "a card for SDXL is shown with an SD 1.x checkpoint"
     assert re.search(r"\b[1-9]\d* x SDXL", page.locator("#txt2img_lora_cards_html .lora-ext-foot").inner_text())
+
+
+def test_a_page_that_is_opened_later_has_what_was_saved_meanwhile(page, browser, server: Server, loras: Path) -> None:
+    shutil.copy(loras / "animals" / "dog.safetensors", loras / "saved overnight.safetensors")
+    server.post("/sdapi/v1/refresh-loras", {})
+    assert "saved overnight" not in names(page)
+    later = open_page(browser, server)
+    wait_for_card(later, "saved overnight")
+    later.context.close()
+    (loras / "saved overnight.safetensors").unlink()
+    server.post("/sdapi/v1/refresh-loras", {})
 
 
 def test_a_click_puts_in_what_the_user_prefers_and_takes_it_out(page) -> None:

@@ -73,5 +73,5 @@ def test_from_the_sheet_to_a_picture(page, server: Server, pictures: Path) -> No
 
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
     card = page.locator("#txt2img_lora_cards .card", has_text=NAME)
-    card.wait_for()
-    assert card.locator("img").count(), "it has its picture"
+    card.scroll_into_view_if_needed()  # among many, those far down are filled when they come into sight
+    card.locator("img").first.wait_for(state="attached")

@@ -55,6 +55,8 @@ def add_routes(app: FastAPI, page: CardsPage, dependencies: Sequence[Depends] = 
         app.add_api_route(f"{PREFIX}/{path}", _Door(page, answer).open, methods=["POST"], include_in_schema=False)
     many = _DoorOfMany(page, answers.info)
     app.add_api_route(f"{PREFIX}/markup", many.open, methods=["POST"], include_in_schema=False)
+    newest = _DoorOfNone(page, answers.info)
+    app.add_api_route(f"{PREFIX}/view", newest.open, methods=["POST"], include_in_schema=False)
     app.add_api_route("/sdapi/v1/loras", answers.loras, methods=["GET"], dependencies=list(dependencies))
     app.add_api_route("/sdapi/v1/refresh-loras", answers.refresh, methods=["POST"], dependencies=list(dependencies))
     added = app.router.routes[len(others) :]
@@ -107,6 +109,13 @@ class _DoorOfMany(_Door):
         if not 0 < len(wanted) <= AT_ONCE:
             raise BadInput(Problem("names", "no names of cards, or too many", f"1 to {AT_ONCE}"))
         return {"cards": _printable(self._page.markup(wanted))}
+
+
+class _DoorOfNone(_Door):
+    """The route that tells how old a page's cards are: `view`, the number of the last look at the folders."""
+
+    def _call(self, body: Body) -> object:
+        return {"view": self._page.cards.library.view.number}
 
 
 class Answers:

@@ -115,11 +115,12 @@ class CardsPage(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]  # t
 
     def create_html(self, tabname: str, *, empty: bool = False) -> str:
         """The host's pane with our cards, and a line on what is not shown."""
+        view = self.cards.library.view.number if not empty else 0  # before: what is found meanwhile is not in the pane
         pane: str = super().create_html(tabname, empty=empty)
         if empty:
             return pane + foot_html(PAGE_KEY, {}, ())
         problems = (*self.cards.library.view.listing.problems, *self.cards.sidecars.problems())
-        return pane + foot_html(PAGE_KEY, self.hidden, map(str, problems))
+        return pane + foot_html(PAGE_KEY, self.hidden, map(str, problems), view)
 
     def allowed_directories_for_previews(self) -> list[str]:
         """The LoRA folders."""
