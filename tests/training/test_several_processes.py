@@ -17,14 +17,7 @@ from training_runs import contents, pictures, run, same
 from lora_ext.errors import BadInput
 from lora_ext.training.world import ALONE, World, joined
 
-PLAIN = {"max_steps": 5, "dropout": 0.0, "text_encoder_lr": 1e-3, "min_snr_gamma": 5.0, "pyramid_levels": 2}
-DROPPING = {
-    "a lora with dropout": {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3, "text_encoder_lr": 1.0},
-    "a loha with dropout": {"kind": "loha", "rank_dropout": 0.3, "dropout": 0.3, "text_encoder_lr": 1.0},
-    "numbers of the change left out": {"weight_dropout": 0.3, "dropout": 0.3},
-}
-DROPPED = {
-    "max_steps": 3,
+STEADY = {
     "optimizer": "custom",
     "optimizer_class": "torch.optim.SGD",
     "optimizer_args": "momentum=0.9",
@@ -32,6 +25,13 @@ DROPPED = {
     "weight_decay": 0.0,
 }
 """Not Adam, which makes as much of a gradient that is rounding as of any other."""
+PLAIN = {**STEADY, "max_steps": 5, "dropout": 0.0, "text_encoder_lr": 1.0, "min_snr_gamma": 5.0, "pyramid_levels": 2}
+DROPPING = {
+    "a lora with dropout": {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3, "text_encoder_lr": 1.0},
+    "a loha with dropout": {"kind": "loha", "rank_dropout": 0.3, "dropout": 0.3, "text_encoder_lr": 1.0},
+    "numbers of the change left out": {"weight_dropout": 0.3, "dropout": 0.3},
+}
+DROPPED = {**STEADY, "max_steps": 3}
 HERE = Path(__file__).parent
 
 
@@ -81,7 +81,8 @@ def test_it_is_one_process_with_the_whole_batch_to_rounding(together, tmp_path):
     folder, (first, second) = together
     alone = run(tmp_path, images=str(folder / "pictures"), batch_size=2, **PLAIN)
     mine, theirs = alone.tensors, contents(folder / "plain" / "x.safetensors")[0]
-    start = run(tmp_path / "start", images=str(folder / "pictures"), batch_size=2, **{**PLAIN, "learning_rate": 1e-30})
+    nothing = {"learning_rate": 1e-30, "text_encoder_lr": 1e-30}
+    start = run(tmp_path / "start", images=str(folder / "pictures"), batch_size=2, **{**PLAIN, **nothing})
     ups = [key for key in mine if "lora_up" in key]
     assert apart(mine, theirs, ups) < 1e-3 * apart(mine, start.tensors, ups)
     assert first["plain"]["losses"] == pytest.approx([s.loss for s in alone.steps], rel=1e-4)
