@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from webui_pages import leave, new_page
 from webui_server import Server, apart
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -30,16 +31,15 @@ def browser() -> Iterator[object]:
 @pytest.fixture
 def page(browser, server: Server):
     server.load("sd1.safetensors")
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    page = new_page(browser, viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
     crashes: list[str] = []
     # gradio's own files crash now and then in an untouched WebUI; only ours are to blame here
-    opened.on("pageerror", lambda crash: crashes.append(crash.stack) if "lora_ext" in (crash.stack or "") else None)
-    opened.goto(server.url)
-    opened.wait_for_selector("#lora_ext_start", state="attached")
-    yield opened
-    context.close()
+    page.on("pageerror", lambda crash: crashes.append(crash.stack) if "lora_ext" in (crash.stack or "") else None)
+    page.goto(server.url)
+    page.wait_for_selector("#lora_ext_start", state="attached")
+    yield page
+    leave(page)
     assert not crashes
 
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import webui_folder
 from PIL import Image
 from test_webui_browser import browser, open_step_of, tab
+from webui_pages import leave, new_page
 from webui_server import Server
 
 __all__ = ["browser"]  # a fixture
@@ -75,20 +76,19 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def page(base: Server, browser, folder: Path):
     """Step 1 with the folder open, and the models listed."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    page = new_page(browser, viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
-    opened.goto(base.url)
-    opened.wait_for_selector("#lora_ext_start", state="attached")
-    tab(opened, "LoRA training")
-    open_step_of(opened, "images")
-    opened.locator("#lora_ext_field_images textarea, #lora_ext_field_images input").first.fill(str(folder))
-    expect(opened.locator(".lora-ext-pic-tile")).to_have_count(len(list(folder.glob("*.png"))))
-    pic(opened, "captioning").locator("summary").click()
-    expect(pic(opened, "captioner").locator("option")).to_have_count(7)
-    yield opened
-    context.close()
+    page.goto(base.url)
+    page.wait_for_selector("#lora_ext_start", state="attached")
+    tab(page, "LoRA training")
+    open_step_of(page, "images")
+    page.locator("#lora_ext_field_images textarea, #lora_ext_field_images input").first.fill(str(folder))
+    expect(page.locator(".lora-ext-pic-tile")).to_have_count(len(list(folder.glob("*.png"))))
+    pic(page, "captioning").locator("summary").click()
+    expect(pic(page, "captioner").locator("option")).to_have_count(7)
+    yield page
+    leave(page)
 
 
 def pic(page, name: str):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from library_files import NASTY, RIGHT_TO_LEFT, SCRIPT, fill
+from webui_pages import leave, new_page
 from webui_server import Server
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -49,29 +50,28 @@ def page(browser, server: Server, loras: Path):
     opened = open_page(browser, server)
     wait_for_card(opened, CAT)  # another page may have been opened before the files were there
     yield opened
-    opened.context.close()
+    leave(opened)
     assert not opened.crashes
 
 
 def open_page(browser, server: Server):
     timed_out = pytest.importorskip("playwright.sync_api").TimeoutError
-    context = browser.new_context(viewport={"width": 1400, "height": 1000}, permissions=["clipboard-write"])
-    opened = context.new_page()
-    opened.set_default_timeout(WAIT)
-    opened.crashes = []
-    opened.on("pageerror", lambda e: opened.crashes.append(e.stack) if "lora_ext" in (e.stack or "") else None)
-    opened.goto(server.url, wait_until="domcontentloaded")
-    opened.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
+    page = new_page(browser, viewport={"width": 1400, "height": 1000}, permissions=["clipboard-write"])
+    page.set_default_timeout(WAIT)
+    page.crashes = []
+    page.on("pageerror", lambda e: page.crashes.append(e.stack) if "lora_ext" in (e.stack or "") else None)
+    page.goto(server.url, wait_until="domcontentloaded")
+    page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").click()
     for wait in (30_000, 30_000, WAIT):
         try:
-            opened.wait_for_selector(CARDS, state="attached", timeout=wait)
+            page.wait_for_selector(CARDS, state="attached", timeout=wait)
             break
         except timed_out:  # on a busy machine gradio was seen to lose connections while the page opened
             if wait == WAIT:
                 raise
-            opened.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
-    opened.wait_for_function("() => 'txt2img_lora' in extraNetworksApplyFilter")  # the host's script is ready
-    return opened
+            page.evaluate(f"document.querySelector('{REFRESH}').dispatchEvent(new Event('click'))")
+    page.wait_for_function("() => 'txt2img_lora' in extraNetworksApplyFilter")  # the host's script is ready
+    return page
 
 
 def wait_for_card(page, name: str) -> None:
@@ -130,7 +130,7 @@ def test_a_page_that_is_opened_later_has_what_was_saved_meanwhile(page, browser,
     assert "saved overnight" not in names(page)
     later = open_page(browser, server)
     wait_for_card(later, "saved overnight")
-    later.context.close()
+    leave(later)
     (loras / "saved overnight.safetensors").unlink()
     server.post("/sdapi/v1/refresh-loras", {})
 
@@ -302,9 +302,9 @@ def test_the_builtins_page_comes_back_when_the_user_wants_it(browser, server: Se
         tabs = opened.locator("#txt2img_extra_tabs > .tab-nav > button").all_inner_texts()
         assert sum(tab.strip() == "Lora" for tab in tabs) == 1
         assert opened.locator(f"{CARDS}.lora-ext-card").count() == 0 and opened.locator(CARDS).count() > 3
-        opened.context.close()
+        leave(opened)
         assert {"dog"} <= {entry["name"] for entry in server.get("/sdapi/v1/loras")}
     server.reload_ui()
     opened = open_page(browser, server)
     assert opened.locator(f"{CARDS}.lora-ext-card").count() > 3
-    opened.context.close()
+    leave(opened)

@@ -12,6 +12,7 @@ from conftest import webui_folder
 from demo_checkpoint import demo_checkpoint
 from test_webui_browser import browser, open_step_of, tab
 from test_webui_choose import entry
+from webui_pages import leave, new_page
 from webui_server import Server, pixels
 
 from demo import detectors
@@ -38,13 +39,12 @@ def base(webui_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def page(base: Server, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    opened = context.new_page()
-    opened.set_default_timeout(300_000)
-    opened.goto(base.url)
-    opened.wait_for_selector("#lora_ext_start", state="attached")
-    yield opened
-    context.close()
+    page = new_page(browser, viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(300_000)
+    page.goto(base.url)
+    page.wait_for_selector("#lora_ext_start", state="attached")
+    yield page
+    leave(page)
 
 
 def fill(page, name: str, value: object) -> None:
