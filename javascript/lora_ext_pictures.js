@@ -36,9 +36,16 @@
         throw body.problems ? {problems: body.problems} : new Error(t("The server answered with an error ({0}).", got.status));
     }
 
-    // Change something; what is new comes with the answer.
-    async function change(path, body = {}) {
+    // Change something; what is new comes with the answer. One after the other: a save means what was typed before it.
+    let latest = Promise.resolve();
+    function change(path, body = {}) {
         const key = state.key;
+        const turn = latest.then(() => changeNow(key, path, body));
+        latest = turn.catch(() => {}); // told by whoever asked
+        return turn;
+    }
+
+    async function changeNow(key, path, body) {
         const got = await answer(ext().send("POST", `pictures/${key}/${path}`, {...body, after: state.revision}));
         if (key === state.key) take(got);
         return got;

@@ -164,6 +164,20 @@ def test_by_keyboard_alone_on_a_phone(open_page, folder):
     assert (folder / "p3.txt").read_text() == "typed words"
 
 
+def test_saving_waits_for_what_was_typed(open_page, folder):
+    page = open_page()
+    show(page, folder)
+    page.evaluate(
+        "() => { const plain = window.fetch; window.fetch = async (address, ...more) => {"
+        " if (String(address).endsWith('/edit')) await new Promise((go) => setTimeout(go, 700));"
+        " return plain(address, ...more); }; }"
+    )
+    pic(page, "caption").fill("typed words")
+    pic(page, "caption").press("Control+s")
+    expect(pic(page, "saved")).to_have_text("1 caption saved.")
+    assert (folder / "p0.txt").read_text() == "typed words"
+
+
 def test_files_are_dropped(open_page, folder):
     page = open_page()
     show(page, folder)
