@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code; never raises."""
+    _hush()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BadInput as e:
@@ -52,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:  # the edge: a fault of ours, shown whole
         traceback.print_exc()
         return 1
+
+
+def _hush() -> None:
+    """No hub is asked and no library speaks up, both of which bitsandbytes does as diffusers imports it: on processors
+    with bfloat16 it looks for a kernel for 4-bit weights on a CPU, and misses the package for that."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _run(words: list[str]) -> int:

@@ -53,3 +53,15 @@ def test_train_and_generate_never_leave_the_machine(
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").is_file()
     assert not (tmp_path / "log.txt").exists(), (tmp_path / "log.txt").read_text()
+
+
+def test_an_error_is_all_that_is_said(closed: dict[str, str], checkpoint: Path, tmp_path: Path) -> None:
+    """Libraries that speak up as they are imported would stand before it."""
+    cache = Path(closed["HF_HOME"], "hub")
+    cache.mkdir(parents=True)
+    (cache / "version.txt").write_text("1")  # transformers 4.30 tells once that it looks for an older cache
+    picture = ["generate", "--checkpoint", str(checkpoint), "--lora-dir", str(tmp_path), "--prompt", "a <lora:none:1>"]
+    done = run(closed, "-m", "lora_ext", *picture, "--device", "cpu", "--output", str(tmp_path / "a.png"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none: ")
+    assert done.stderr.count("\n") == 1, done.stderr
