@@ -6,21 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from webui_server import Server
+from webui_server import Server, webui_folder
 
 from demo.pictures import write_pictures
 from demo.random_base import make
 
 FAMILIES = ("sd1", "sdxl", "sd2")
-
-
-def webui_folder() -> Path:
-    """WEBUI_DIR, or a loud skip."""
-    given = os.environ.get("WEBUI_DIR", "")
-    if not given:
-        pytest.skip("NOT TESTED IN THE REAL WEBUI: set WEBUI_DIR to a stable-diffusion-webui 1.10.1 folder that starts")
-    assert (Path(given) / "launch.py").is_file(), f"WEBUI_DIR={given} holds no stable-diffusion-webui"
-    return Path(given)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import webui_folder
 from demo_checkpoint import demo_checkpoint
-from webui_server import Server, pixels
+from webui_server import Server, pixels, webui_folder
 
 from demo import judge
 

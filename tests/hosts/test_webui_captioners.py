@@ -10,11 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import webui_folder
 from PIL import Image
 from test_webui_browser import browser, open_step_of, tab
 from webui_pages import leave, new_page
-from webui_server import Server
+from webui_server import Server, webui_folder
 
 __all__ = ["browser"]  # a fixture
 

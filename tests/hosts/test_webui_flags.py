@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import webui_folder
 from network_files import write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from webui_server import Server, apart
+from webui_server import Server, apart, webui_folder
 
 CAT = "a photo of a cat"
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "steps": 3}

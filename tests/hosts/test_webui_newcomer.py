@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import webui_folder
 from demo_checkpoint import demo_checkpoint
 from test_webui_browser import browser, open_step_of, tab
 from test_webui_choose import entry
 from webui_pages import leave, new_page
-from webui_server import Server, pixels
+from webui_server import Server, pixels, webui_folder
 
 from demo import detectors
 from demo.run import CHARACTER, PRESET, prepare

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import webui_folder
 from network_files import write
-from webui_server import Server, apart
+from webui_server import Server, apart, webui_folder
 
 from demo import random_base
 

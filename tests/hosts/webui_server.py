@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,15 @@ FLAGS = "--skip-torch-cuda-test --use-cpu all --api --no-download-sd-model --ski
 FULL = "--no-half --precision full"
 SHIPPED = ("lora_ext", "scripts", "javascript", "localizations", "install.py", "style.css")
 START_SECONDS = 600  # the first start may install packages
+
+
+def webui_folder() -> Path:
+    """WEBUI_DIR, or a loud skip."""
+    given = os.environ.get("WEBUI_DIR", "")
+    if not given:
+        pytest.skip("NOT TESTED IN THE REAL WEBUI: set WEBUI_DIR to a stable-diffusion-webui 1.10.1 folder that starts")
+    assert (Path(given) / "launch.py").is_file(), f"WEBUI_DIR={given} holds no stable-diffusion-webui"
+    return Path(given)
 
 
 class Server:
