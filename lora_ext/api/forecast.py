@@ -16,7 +16,7 @@ from lora_ext.data.folder import Walk
 from lora_ext.errors import BadInput
 from lora_ext.layers import FAMILY_TITLES
 from lora_ext.live import LiveModel
-from lora_ext.training.estimate import Card, Estimate, estimate
+from lora_ext.training.estimate import Card, Estimate, estimate, free_and_total
 from lora_ext.ui import Snapshot, labelled
 from lora_ext.ui.service import CardView, ForecastView, ModelView
 
@@ -94,7 +94,7 @@ class Forecaster:
     def _card(self, live: LiveModel, config: TrainConfig) -> Card:
         card = Card.of(live, config.optim.precision)
         if live.device.type == "cuda" and self._running():
-            total = torch.cuda.mem_get_info(live.device)[1]
+            total = free_and_total(live.device)[1]
             return replace(card, free_bytes=int(USABLE * total))
         return card
 
@@ -102,7 +102,7 @@ class Forecaster:
         if live.device.type != "cuda":
             return None
         free = None if self._running() else Card.of(live, "auto").free_bytes
-        total = torch.cuda.mem_get_info(live.device)[1]
+        total = free_and_total(live.device)[1]
         return {"name": torch.cuda.get_device_name(live.device), "total": total, "free": free}
 
     def _rate(self, live: LiveModel, card: Card) -> float | None:

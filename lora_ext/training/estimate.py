@@ -67,8 +67,16 @@ class Card:
         if model.device.type == "cuda":
             loaded = sum(t.numel() * t.element_size() for t in model.tensors.values() if t.device.type == "cuda")
             spare = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-            free = torch.cuda.mem_get_info(model.device)[0] + spare + loaded
+            free = free_and_total(model.device)[0] + spare + loaded
         return cls(arithmetic.compute, model.dtype, free)
+
+
+def free_and_total(device: torch.device) -> tuple[int, int]:
+    """Bytes of a card that nobody has taken, and all of them.
+
+    Hosts name their card "cuda", without a number, which torch 2.1 refuses here and nowhere else.
+    """
+    return torch.cuda.mem_get_info(device.index)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from scripted_model import model
 from lora_ext.api import forecast, speed
 from lora_ext.api.forecast import Forecaster, count, filled_in
 from lora_ext.errors import BadInput
-from lora_ext.training.estimate import Card
 
 GIB = 2**30
 
@@ -23,9 +23,13 @@ def card(monkeypatch):
     def of(size, family="sd1"):
         live = model(family)
         monkeypatch.setattr(live, "device", torch.device("cuda"), raising=False)
-        monkeypatch.setattr(Card, "of", classmethod(lambda cls, live, precision: Card(free_bytes=size)))
         monkeypatch.setattr(forecast, "reached", lambda *_: 1e13)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size, size))
+        driver = SimpleNamespace(cudaMemGetInfo=lambda number: (size, size))  # torch's own checks stay before it
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Scripted")
         return live
 
