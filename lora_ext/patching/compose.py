@@ -86,14 +86,14 @@ class Composer:
         large, or none, every number is asked.
         """
         pending, self._written = self._written, []
-        # in one piece: a card is waited for once
-        squares = iter(torch.stack([square for w in pending for square in w.squares]).tolist() if pending else ())
+        squares = iter(_numbers([square for w in pending for square in w.squares]))
         for w in pending:
             length = math.sqrt(max(islice(squares, len(w.squares)), key=_nan_last))
             if not length < torch.finfo(w.weight.dtype).max / 2:
-                if not torch.isfinite(w.weight).all():
+                numbers = w.weight.float()  # fp8 cannot be asked
+                if not torch.isfinite(numbers).all():
                     raise _overflow(w)
-                length = float(w.weight.float().abs().max())
+                length = float(numbers.abs().max())
             self._peaks[w.layer.name] = max(self._peaks.get(w.layer.name, 0.0), length + w.reach)
 
     def _split(self, recipe: Recipe, device: torch.device) -> tuple[Factors | None, list[Part]]:
@@ -152,6 +152,15 @@ def _square(numbers: Tensor) -> Tensor:
     """The squared length of them all, float32; infinity or NaN where a number is, or where it leaves float32."""
     flat = numbers.reshape(-1)
     return torch.dot(flat, flat)
+
+
+def _numbers(scalars: list[Tensor]) -> list[float]:
+    """Their values, in one piece: a card is waited for once. A host may keep parts of a model on a card, parts not."""
+    if not scalars:
+        return []
+    home = next((scalar.device for scalar in scalars if scalar.device.type != "cpu"), scalars[0].device)
+    values: list[float] = torch.stack([scalar.to(home) for scalar in scalars]).tolist()
+    return values
 
 
 def _nan_last(value: float) -> float:

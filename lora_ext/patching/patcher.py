@@ -19,7 +19,7 @@ from lora_ext.patching.weight_file import WeightFile
 
 Stamp = tuple[tuple[int, float, tuple[int, ...]], ...]
 LOST: Stamp = ()
-"""Stamp of a layer whose W0 could not be read when it was to be put back: unlike that of any recipe."""
+"""Stamp of a layer whose W0 could not be put back: unlike that of any recipe."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class WeightPatcher:
         Only layers whose recipe changed are written. Raises `BadInput`, with the weights as before the call, when a
         network does not fit this model, a sum leaves the range of the weight's dtype, or the checkpoint file that W0
         is read from was written into meanwhile (then only `forget` helps, after the host has loaded it again). After
-        any other exception every weight is W0 again and nothing is applied.
+        any other exception every weight is W0 again and nothing is applied; where even that failed (a card without any
+        memory left), the next call does it.
         """
         before = self._state
         try:
@@ -180,7 +181,7 @@ class WeightPatcher:
         for name in self._originals.names():
             try:
                 self._originals.put_back(name, weights[name])
-            except BadInput:
+            except Exception:  # a card may be out of memory; what led here is raised, and `clear` tries again
                 lost[name] = LOST
         self._stamps, self._held, self._state = lost, [], {}
 

@@ -12,7 +12,7 @@ from lora_ext.adapters import Adapter, LoraAdapter, Network
 from lora_ext.errors import BadInput
 from lora_ext.layers import LayerTable
 from lora_ext.patching import Strengths, WeightPatcher, compose
-from lora_ext.patching.originals import Originals
+from lora_ext.patching.originals import Copied, Originals
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 NETWORKS = (*(network(i) for i in range(4)), network(9, LAYERS[:2]))
@@ -149,6 +149,31 @@ def test_exception_in_the_middle_puts_everything_back(error):
     assert bits(live) == before
 
 
+def test_what_could_not_be_put_back_is_put_back_the_next_time(monkeypatch):
+    live, patcher = made(torch.float16)
+    before = bits(live)
+    real, calls = Copied.copy_rows, []
+
+    def full(self, *given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.cuda.OutOfMemoryError("full")
+        real(self, *given)
+
+    def overflow(self):
+        raise torch.cuda.OutOfMemoryError("first")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(compose.Composer, "check", overflow)
+        scarce.setattr(Copied, "copy_rows", full)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="first"):
+            patcher.apply({NETWORKS[0]: Strengths()})
+    assert bits(live) != before
+    patcher.clear()
+    assert bits(live) == before
+    assert patcher.originals_bytes == 0
+
+
 @pytest.mark.parametrize("before", [{}, {NETWORKS[0]: Strengths(0.5, 0.5)}])
 def test_overflow_names_layer_and_network_and_leaves_weights_as_before(before):
     live, patcher = made(torch.float16)
@@ -173,6 +198,26 @@ def test_overflow_in_bf16_and_fp32_too():
         with pytest.raises(BadInput):
             patcher.apply({NETWORKS[0]: Strengths(1e39, 0.0)})
         assert bits(live) == bits(weights(dtype))
+
+
+def test_long_rows_of_fp8_are_no_overflow():
+    live = {key: (t.float() * 600).clamp(-400, 400).to(torch.float8_e4m3fn) for key, t in weights(torch.float32).items()}
+    before = bits(live)
+    patcher = WeightPatcher(lambda: live, TABLE)
+    patcher.apply({NETWORKS[0]: Strengths(1.0, 1.0)})
+    assert bits(live) != before
+    patcher.clear()
+    assert bits(live) == before
+
+
+def test_parts_of_a_model_on_two_devices(monkeypatch):
+    """The numbers that tell about overflow are looked at in one piece, which is of one device."""
+    live = weights(torch.float16)
+    live["attn.in_proj_weight"] = live["attn.in_proj_weight"].to("meta")
+    looked = []
+    monkeypatch.setattr(torch, "stack", lambda given: looked.extend(given) or torch.zeros(len(given)))
+    WeightPatcher(lambda: live, TABLE).apply({NETWORKS[0]: Strengths()})
+    assert {t.device.type for t in looked} == {"meta"}
 
 
 def test_broken_model_weight_is_not_blamed_on_the_network():
@@ -329,6 +374,19 @@ def test_weights_on_a_card_adapters_on_the_cpu(dtype):
     patcher.apply({NETWORKS[0]: Strengths()})
     for k, t in live.items():
         torch.testing.assert_close(t.cpu(), cpu[k], rtol=2e-2 if dtype == torch.bfloat16 else 2e-3, atol=1e-4)
+    with pytest.raises(BadInput):
+        patcher.apply({NETWORKS[0]: Strengths(1e39)})
+    patcher.clear()
+    assert all(torch.equal(live[k], before[k]) for k in live)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card on this machine: device moves are not tested")
+def test_a_part_on_a_card_and_a_part_on_the_cpu():
+    live = {k: t.cuda() if k.startswith("attn") else t for k, t in weights(torch.float16).items()}
+    before = {k: t.clone() for k, t in live.items()}
+    patcher = WeightPatcher(lambda: live, TABLE)
+    patcher.apply({NETWORKS[0]: Strengths()})
+    assert not any(torch.equal(live[k], before[k]) for k in live if k != "untouched.weight")
     with pytest.raises(BadInput):
         patcher.apply({NETWORKS[0]: Strengths(1e39)})
     patcher.clear()
