@@ -55,10 +55,14 @@ def older(name: str, than: tuple[int, int]) -> bool:
 
 
 def constraints() -> Iterator[str]:
-    """`name==version` of everything installed; what pip cannot read as a version is left to pip's own care."""
-    for found in metadata.distributions():
-        name, held = found.metadata["Name"], found.version
-        if name and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and re.fullmatch(r"[0-9][A-Za-z0-9.+!_-]*", held):
+    """`name==version` of everything installed; what pip cannot read as a version is left to pip's own care.
+
+    Each name once, as Python itself finds it: pip's remains of an old version (`~umpy-1.23.5.dist-info`, often on
+    Windows) say another one.
+    """
+    for name in {found.metadata["Name"] for found in metadata.distributions()}:
+        held = name and version(name)
+        if held and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and re.fullmatch(r"[0-9][A-Za-z0-9.+!_-]*", held):
             yield f"{name}=={held}"
 
 

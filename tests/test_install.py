@@ -68,6 +68,16 @@ def test_every_installed_version_is_a_constraint(install: ModuleType) -> None:
     assert all(line.count("==") == 1 and " " not in line for line in found)
 
 
+def test_remains_of_an_old_version_are_no_constraint(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    remains = tmp_path / "~ytest-1.0.dist-info"
+    remains.mkdir()
+    (remains / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [line for line in install.constraints() if line.startswith("pytest==")] == [f"pytest=={pytest.__version__}"]
+
+
 def run(python: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": "", **environment}
     return subprocess.run([python, INSTALL], capture_output=True, text=True, env=env, check=False)
