@@ -40,10 +40,9 @@ class Diverged(BadInput):
 class Stepper:
     """An optimizer that skips steps whose gradients are not finite.
 
-    On CUDA the check stays on the device: torch's loss scaler hands its verdict to the fused AdamW kernel, and other
-    optimizers step blindly and are undone by a `where`, so no step waits for the GPU (but for optimizers that wait by
-    themselves, `Kind.reads_back`). With a scale of 1 the scaler does the same for float32 and bfloat16. On a CPU a look
-    is free.
+    On CUDA the check stays on the device: the fused AdamW kernel is handed the verdict, and other optimizers step
+    blindly and are undone by a `where`, so no step waits for the GPU (but for optimizers that wait by themselves,
+    `Kind.reads_back`, and for the first step of a layer). On a CPU a look is free.
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], optim: OptimConfig, device: torch.device, half: bool) -> None:
@@ -57,6 +56,7 @@ class Stepper:
         self.reads_back = kind_of(optim).reads_back
         self.average = Average(self.parameters, optim.ema_decay) if optim.ema_decay else None
         self.scaler = _scaler(half, self.on_cuda)
+        self.scaler.scale(torch.zeros((), device=device))  # wakes it: the first step may have others' gradients alone
         self.lowered = 1.0
         """A factor on all learning rates, made smaller after a roll-back."""
         self.patience = optim.bad_steps
@@ -70,7 +70,8 @@ class Stepper:
         """Add a micro-batch's gradients; `share` is its part of the step (shares add up to 1)."""
         with torch.enable_grad():  # the thread's own mode is the host's business
             part = loss * share
-            torch.autograd.backward(self.scaler.scale(part))
+            if part.requires_grad:  # unless chance has left every layer out
+                torch.autograd.backward(self.scaler.scale(part))
         self.pending = self.pending + part.detach().float()
 
     def forget(self) -> None:
@@ -82,12 +83,15 @@ class Stepper:
         """Update the adapters from the gradients so far, with every learning rate multiplied by `factor`."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor * self.lowered
-        self.scaler.unscale_(self.optimizer)
         learning = [parameters for parameters in self.clipped if any(p.grad is not None for p in parameters)]
-        lengths = [nn.utils.clip_grad_norm_(parameters, self.longest) for parameters in learning]
-        good = torch.isfinite(torch.stack(lengths)).all() & torch.isfinite(self.pending)
+        good = torch.isfinite(self.pending)
+        if learning:
+            self.scaler.unscale_(self.optimizer)
+            lengths = [nn.utils.clip_grad_norm_(parameters, self.longest) for parameters in learning]
+            good = good & torch.isfinite(torch.stack(lengths)).all()
         self._count(good)
-        self._update(good)
+        if learning:
+            self._update(good)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.take()
@@ -189,14 +193,17 @@ class Stepper:
 
     def _update(self, good: Tensor) -> None:
         if self.on_cuda and self.fused:
-            self.scaler.step(self.optimizer)
-        elif not self.on_cuda or self.reads_back or not self.optimizer.state:
-            if bool(good):
-                self.optimizer.step()
-        else:
+            fused_step(self.optimizer, good)
+        elif self.on_cuda and not self.reads_back and self._all_begun():
             blind_step(self.optimizer, good)
+        elif bool(good):
+            self.optimizer.step()
         if self.on_cuda:
             self.scaler.update()
+
+    def _all_begun(self) -> bool:
+        """Whether the optimizer has its tensors for all that is stepped: those made in a bad step stay bad."""
+        return all(self.optimizer.state.get(p) for p in self.parameters if p.grad is not None)
 
     def _count(self, good: Tensor) -> None:
         """Book-keeping without branches, so that it needs no answer from the device."""
@@ -205,6 +212,19 @@ class Stepper:
         self.refused = self.refused + ~good
         self.streak = (self.streak + 1) * ~good
         self.pending = torch.zeros_like(self.pending)
+
+
+def fused_step(optimizer: torch.optim.Optimizer, good: Tensor) -> None:
+    """Step with one of torch's fused kernels, which leave everything as it is where told that a gradient is not finite.
+
+    torch's loss scaler tells them in the same way, but knows only of numbers, not of a length that left float32.
+    """
+    told = vars(optimizer)
+    told["grad_scale"], told["found_inf"] = None, (~good).float()
+    try:
+        optimizer.step()
+    finally:
+        del told["grad_scale"], told["found_inf"]
 
 
 def blind_step(optimizer: torch.optim.Optimizer, good: Tensor) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_ext.config import OptimConfig
-from lora_ext.training.optimizer import Diverged, ParameterGroup, Stepper
+from lora_ext.training.optimizer import Diverged, ParameterGroup, Reading, Stepper
 
 PATIENCE = OptimConfig().bad_steps
 CPU = torch.device("cpu")
@@ -121,3 +121,15 @@ def test_parameters_without_gradient_are_left_alone():
     s.step(1.0)
     assert unused.item() == 1.0
     assert used.item() != 1.0
+
+
+def test_a_step_in_which_every_layer_rests_changes_nothing_and_counts():
+    (p,) = parameters([1.0, 2.0])
+    s = stepper(([p], 1e-2))
+    s.backward(torch.tensor(0.5))
+    s.step(1.0)
+    assert torch.equal(p, torch.tensor([1.0, 2.0]))
+    assert s.read() == Reading(0.5, 0)
+    s.backward((p**2).sum())
+    s.step(1.0)
+    assert not torch.equal(p, torch.tensor([1.0, 2.0]))
