@@ -263,5 +263,6 @@ def _state(reason: str) -> State:
 
 
 def _card_memory() -> int | None:
-    """Bytes. What the process's torch has held at most; it says the same as the card's own tools."""
-    return (int(torch.cuda.max_memory_reserved()) or None) if torch.cuda.is_available() else None
+    """Bytes. What the process's torch has held at most, of the card that it uses; the card's own tools say the same."""
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return max((int(torch.cuda.max_memory_reserved(number)) for number in cards), default=0) or None

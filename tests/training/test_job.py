@@ -356,5 +356,6 @@ def test_a_start_that_is_refused_leaves_the_board_as_it_was():
 @pytest.mark.parametrize(("card", "told"), [(True, 3 * 2**30), (False, None)])
 def test_the_memory_of_a_card_is_told_where_there_is_one(monkeypatch, card, told):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda number: number * 3 * 2**30)
     assert run(step(1))["memory"] == told
