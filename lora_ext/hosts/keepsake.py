@@ -27,10 +27,11 @@ def undisturbed(roots: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        move(places)
-        for tensor, needs, grad in flags:
-            tensor.grad = grad
+        for tensor, needs, _ in flags:
             tensor.requires_grad_(needs)
+        move(places)  # may fail, when a card has no room any more
+        for tensor, _, grad in flags:
+            tensor.grad = grad
 
 
 def move(places: Iterable[tuple[Tensor, torch.device]]) -> None:

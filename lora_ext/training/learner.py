@@ -85,11 +85,11 @@ class Learner:
         self.recipe, self.noise_recipe = loss_recipe(config.loss), noise_recipe(config.loss)
         self.timesteps = timestep_range(config.loss)
         self.clip_skip = clip_skip(model, config)
-        self.small = config.memory.base_weights != "as_loaded"
         self.checkpointing = config.optim.checkpointing and config.memory.checkpointing_where == "all"
         self.unet: nn.Module | None = None
         self.text: TextEncoders | None = None
-        unet: tuple[Part, ...] = () if self.small else ("unet",)  # of small weights there is a copy on the device
+        as_loaded = config.memory.base_weights == "as_loaded"
+        unet: tuple[Part, ...] = ("unet",) if as_loaded else ()  # of small weights there is a copy on the device
         self.parts: tuple[Part, ...] = (*unet, "te") if self._of("te") else unet
         for name, target in self.targets.items():
             self.adapters[name].requires_grad_(target.rate > 0)
@@ -213,6 +213,7 @@ class Learner:
 
     def _build(self) -> None:
         """Frozen modules over the live tensors, adapters attached."""
+        self.let_go()
         self.session.place(*self.parts)
         arch, tensors = self.model.architecture, self._live()
         self._built_over = _addresses(tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,12 +66,14 @@ def _run(
     model: LiveModel, config: TrainConfig, output: Path, report: DataReport, wishes: Wishes, world: World
 ) -> Generator[Event, None, None]:
     run: Run | None = None
+    failed: BadInput | None = None
     reason = "done"
     loan = Loan(model)
-    with loan as session:
+    with loan as session, contextlib.ExitStack() as last:
         try:
             yield from map(Notice, (*remarks(model, config), *report.notices))
             run = yield from _prepare(model, config, output, report, loan, session, wishes, world)
+            last.callback(run.leave)
             with contextlib.closing(run.charts):
                 yield from run.learn()
         except (Stop, Abort) as end:
@@ -83,15 +85,16 @@ def _run(
                 run.final()
             raise
         except Elsewhere:
-            if run and run.learnt() and world.leads:
-                yield Saved(run.step, run.rescue(), final=False)
+            yield from _rescued(run, world)
             raise
-        except (Diverged, torch.cuda.OutOfMemoryError) as e:
-            if run and run.learnt() and world.leads:
-                yield Saved(run.step, run.rescue(), final=False)
-            if isinstance(e, BadInput):
-                raise
-            raise BadInput(_out_of_memory()) from e
+        except Diverged as e:
+            failed = e
+        except torch.cuda.OutOfMemoryError:
+            failed = BadInput(_out_of_memory())
+        if failed:  # outside of the handlers, which would keep the failed pass and all its memory alive
+            with contextlib.suppress(Stop, Abort):
+                yield from _rescued(run, world)
+            raise failed
         with contextlib.suppress(Stop, Abort):  # too late for them
             if run and run.step and reason != "aborted":
                 if not run.learnt():
@@ -101,6 +104,12 @@ def _run(
                     yield Saved(run.step, run.final(), final=True)
     with contextlib.suppress(Stop, Abort):
         yield Finished(run.step if run else 0, reason)
+
+
+def _rescued(run: Run | None, world: World) -> Iterator[Saved]:
+    """A file of what was learnt, if anything was, in the process that writes."""
+    if run and run.learnt() and world.leads:
+        yield Saved(run.step, run.rescue(), final=False)
 
 
 def _prepare(

@@ -133,6 +133,11 @@ class Run:
         with self.stepper.shown():
             return self.keeper.rescue(self.step, self.epoch)
 
+    def leave(self) -> None:
+        """Let go of what the model's other parts need the room of when they come back."""
+        self.learner.let_go()
+        self.stepper.optimizer.zero_grad(set_to_none=True)
+
     def keep_state(self) -> Iterator[Notice]:
         """Save the state where the settings want one. A disk that refuses costs the state, not the run."""
         if not self.config.save.state_every or not self.step:
@@ -307,8 +312,7 @@ class Run:
 
     def _previews(self) -> Iterator[Event]:
         yield Stage("Painting previews", self.step, self.length.total)
-        if self.learner.small:
-            self.learner.let_go()  # the host's own weights come to the device for the picture
+        self.learner.let_go()  # hosts move their weights for a picture; copies and views would hold a second set
         with self.stepper.shown():
             made = previews(self.model, self.config.preview, self.learner, self.step)
         self.learner.settle()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_ext.hosts import keepsake
 from lora_ext.hosts.keepsake import move, tensors_of, undisturbed
 
 
@@ -45,6 +46,18 @@ def test_also_after_an_exception() -> None:
         root.eval()
         raise KeyError
     assert facts(root) == before
+
+
+def test_flags_come_back_where_a_card_has_no_room_for_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(places: object) -> None:
+        raise torch.cuda.OutOfMemoryError("full")
+
+    root = model()
+    before = [t.requires_grad for t in tensors_of(root)]
+    monkeypatch.setattr(keepsake, "move", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError), undisturbed([root]):
+        pass
+    assert [t.requires_grad for t in tensors_of(root)] == before
 
 
 def test_shared_tensors_are_met_once() -> None:
