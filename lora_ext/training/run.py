@@ -154,6 +154,10 @@ class Run:
         if processes != self.world.size:
             what = "the run to be resumed had another number of processes"
             raise BadInput(Problem("resume", what, str(processes), str(self.world.size)))
+        computed = str(content.get("computed", self._computed()))
+        if computed != self._computed():
+            what = "the run to be resumed used another kind of device or another precision"
+            raise BadInput(Problem("resume", what, computed, self._computed(), "Use those, or train anew."))
         self.learner.restore(content["learner"])  # type: ignore[arg-type]  # as `_capture` wrote it
         self.stepper.restore(content["stepper"])  # type: ignore[arg-type]
         self.step, self.seconds = state.step, float(str(content["seconds"]))
@@ -340,7 +344,12 @@ class Run:
             "stepper": self.stepper.capture(),
             "seconds": self.seconds,
             "processes": self.world.size,
+            "computed": self._computed(),
         }
+
+    def _computed(self) -> str:
+        """By what kind of device and in which precision; the noise comes from that device too."""
+        return f"{self.model.device.type}, {str(self.learner.arithmetic.compute).removeprefix('torch.')}"
 
     def _who(self) -> Identity:
         if self.identity is None:

@@ -150,9 +150,9 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[key].detach()
         digest.update(f"{key} {tuple(tensor.shape)}".encode())
         flat_view = tensor.reshape(-1)
-        picked.append(flat_view[:: max(1, flat_view.numel() // SAMPLES)][:SAMPLES].float())
+        picked.append(flat_view[:: max(1, flat_view.numel() // SAMPLES)][:SAMPLES].float().cpu())
     if picked:
-        digest.update(torch.cat(picked).cpu().numpy().tobytes())
+        digest.update(torch.cat(picked).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -17,10 +17,10 @@ from training_runs import config, contents, fingerprint, model, pictures, run, s
 
 from lora_ext.errors import BadInput
 from lora_ext.live import RenderRequest
-from lora_ext.training import Finished, Notice, Pause, Paused, Saved, Step, Stop, train
+from lora_ext.training import Finished, Notice, Pause, Paused, Saved, Step, Stop, precision, train
 from lora_ext.training.job import Job
 from lora_ext.training.learner import Learner
-from lora_ext.training.state import Identity, State, StateFile
+from lora_ext.training.state import Identity, State, StateFile, tensors_digest
 
 LONG = {
     "max_steps": 6,
@@ -117,6 +117,20 @@ def test_the_state_of_another_run_is_not_lost_in_silence(folder):
     assert StateFile(out(folder)).read().step == 2
     assert run(folder, state_every=1, overwrite=True, max_steps=1).steps
     assert StateFile(out(folder)).read().step == 1
+
+
+def test_a_device_that_computes_otherwise_is_told(folder, monkeypatch):
+    run(folder, state_every=1, precision="auto")
+    monkeypatch.setattr(precision, "_automatic", lambda device: torch.bfloat16)
+    with pytest.raises(BadInput, match="expected cpu, float32; got cpu, bfloat16") as caught:
+        run(folder, precision="auto", resume=True, max_steps=4)
+    assert [p.field for p in caught.value.problems] == ["resume"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: a model in two places needs a CUDA card")
+def test_a_model_in_two_places_is_known_again():
+    tensors = {"a": torch.ones(3), "b": torch.zeros(2)}
+    assert tensors_digest({**tensors, "b": tensors["b"].cuda()}) == tensors_digest(tensors)
 
 
 def test_without_a_state_there_is_nothing_to_resume(folder):
