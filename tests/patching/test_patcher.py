@@ -201,7 +201,9 @@ def test_overflow_in_bf16_and_fp32_too():
 
 
 def test_long_rows_of_fp8_are_no_overflow():
-    live = {key: (t.float() * 600).clamp(-400, 400).to(torch.float8_e4m3fn) for key, t in weights(torch.float32).items()}
+    live = {
+        key: (t.float() * 600).clamp(-400, 400).to(torch.float8_e4m3fn) for key, t in weights(torch.float32).items()
+    }
     before = bits(live)
     patcher = WeightPatcher(lambda: live, TABLE)
     patcher.apply({NETWORKS[0]: Strengths(1.0, 1.0)})

@@ -105,11 +105,16 @@ def contents(path):
 def fingerprint(live):
     """All that a session has to give back."""
     digests = {
-        key: hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        key: hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()).hexdigest()
         for key, t in live.tensors.items()
     }
-    facts = {key: (t.requires_grad, t.dtype, t.device, t.data_ptr(), t.grad) for key, t in live.tensors.items()}
+    facts = {key: (t.requires_grad, t.dtype, t.device, _address(t), t.grad) for key, t in live.tensors.items()}
     return digests, facts, dict(live.patcher.state), live.patcher.originals_bytes
+
+
+def _address(tensor):
+    """Where it lies, on a CPU; what leaves a card for a while comes back to another place."""
+    return tensor.data_ptr() if tensor.device.type == "cpu" else None
 
 
 def same(a, b):
